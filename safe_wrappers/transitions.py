@@ -1,0 +1,120 @@
+"""``Transitions``: recorded steps with costs, the one form in which offline data travels between the packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+Observations = NDArray[Any] | dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """``N`` recorded transitions, in environment units (raw observations, unscaled actions).
+
+    Attributes:
+        observations: ``[N, ...]``, or a dict of such arrays for Dict observation spaces.
+        actions: executed actions ``[N, ...]``.
+        next_observations: as ``observations``.
+        costs: ``[N]`` finite and >= 0, the cost of the step.
+        violations: ``[N]`` bool, whether the *next* state violates the constraint.
+        terminals: ``[N]`` bool, whether the episode ended there for good (time-outs are not terminal).
+        env_id: ID of the environment that they were recorded in, if known.
+
+    Raises:
+        ValueError: if the arrays disagree in length, or a cost is negative or not finite.
+    """
+
+    observations: Observations
+    actions: NDArray[Any]
+    next_observations: Observations
+    costs: NDArray[np.float32]
+    violations: NDArray[np.bool_]
+    terminals: NDArray[np.bool_]
+    env_id: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "costs", np.asarray(self.costs, dtype=np.float32).reshape(-1))
+        object.__setattr__(self, "violations", np.asarray(self.violations, dtype=bool).reshape(-1))
+        object.__setattr__(self, "terminals", np.asarray(self.terminals, dtype=bool).reshape(-1))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for part in value.values() if isinstance(value, dict) else (value,):
+                if isinstance(part, np.ndarray) and len(part) != len(self):
+                    raise ValueError(f"{field.name} has {len(part)} rows, expected {len(self)} as in costs")
+        if not (np.isfinite(self.costs).all() and (self.costs >= 0).all()):
+            raise ValueError("costs must be finite and >= 0")
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+    @property
+    def n_violations(self) -> int:
+        """Number of transitions into a violating state."""
+        return int(self.violations.sum())
+
+    def rows(self, index: Any) -> Transitions:
+        """The transitions at ``index`` (anything that indexes an array)."""
+
+        def pick(value: Observations) -> Observations:
+            return {k: v[index] for k, v in value.items()} if isinstance(value, dict) else value[index]
+
+        return Transitions(
+            pick(self.observations), self.actions[index], pick(self.next_observations),
+            self.costs[index], self.violations[index], self.terminals[index], self.env_id,
+        )  # fmt: skip
+
+    def with_env_id(self, env_id: str | None) -> Transitions:
+        """The same transitions, labelled as recorded in ``env_id``."""
+        return replace(self, env_id=env_id)
+
+    def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        """Check that the rows fit an environment's spaces.
+
+        Raises:
+            ValueError: naming the part that differs, if they do not.
+        """
+        if len(self) == 0:
+            raise ValueError("the data set has no transitions")
+        source = f" (the data set was recorded in {self.env_id!r})" if self.env_id else ""
+        _check_rows("observations", self.observations, observation_space, source)
+        _check_rows("actions", self.actions, action_space, source)
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Transitions]) -> Transitions:
+        """All parts after one another.
+
+        Raises:
+            ValueError: if there is no part.
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("nothing to concatenate: expected at least one Transitions")
+
+        def join(values: list[Any]) -> Any:
+            if isinstance(values[0], dict):
+                return {k: np.concatenate([v[k] for v in values]) for k in values[0]}
+            return np.concatenate(values)
+
+        names = [field.name for field in fields(cls) if field.name != "env_id"]
+        return cls(**{name: join([getattr(part, name) for part in parts]) for name in names}, env_id=parts[0].env_id)
+
+
+def _check_rows(name: str, rows: Observations, space: spaces.Space[Any], source: str) -> None:
+    if isinstance(space, spaces.Dict):
+        if not isinstance(rows, dict) or set(rows) != set(space.spaces):
+            found = sorted(rows) if isinstance(rows, dict) else "one array"
+            raise ValueError(f"{name}: expected the entries {sorted(space.spaces)}, got {found}{source}")
+        for key, part in space.spaces.items():
+            _check_rows(f"{name}[{key!r}]", rows[key], part, source)
+        return
+    shape = rows.shape[1:] if isinstance(rows, np.ndarray) else None
+    if shape != space.shape:
+        raise ValueError(f"{name}: expected rows of shape {space.shape}, got {shape}{source}")
+    if isinstance(space, spaces.Box) and not np.isfinite(np.asarray(rows, dtype=np.float64)).all():
+        raise ValueError(f"{name}: all entries must be finite{source}")
