@@ -23,6 +23,10 @@ EXECUTED_ACTION = "executed_action"
 """Action that the environment received, in environment units; written by filters."""
 INTERVENED = "intervened"
 """Bool: a filter replaced the proposed action; written by filters."""
+RISK = "risk"
+"""Float: predicted risk of the proposed action; written by filters."""
+UNPENALISED_REWARD = "unpenalised_reward"
+"""Float: the reward before ``CostPenalty`` lowered it."""
 EPISODE_COST = "episode_cost"
 """Summary that ``CostMonitor`` writes on the last step of an episode."""
 SIMULATION_ERROR = "simulation_error"
@@ -39,6 +43,17 @@ class MissingCostError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def check_missing_cost(missing_cost: str) -> str:
+    """Return ``missing_cost``.
+
+    Raises:
+        ValueError: if it is neither ``"raise"`` nor ``"zero"``.
+    """
+    if missing_cost not in ("raise", "zero"):
+        raise ValueError(f"missing_cost must be 'raise' or 'zero', got {missing_cost!r}")
+    return missing_cost
 
 
 def check_cost(cost: Any) -> float:

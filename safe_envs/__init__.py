@@ -1,0 +1,63 @@
+"""Environments in which an agent can do harm; importing this package registers them with Gymnasium.
+
+Example:
+    >>> import gymnasium as gym
+    >>> import safe_envs
+    >>> env = gym.make("safe/Navigation1-v0")
+    >>> observation, info = env.reset(seed=0)
+    >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    >>> info["cost"], info["constraint_violation"]
+    (0.0, False)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from safe_envs.registration import ENV_IDS, register_envs
+
+if TYPE_CHECKING:
+    from safe_envs.core.batched import BatchedTask, TaskEnv
+    from safe_envs.core.env import SafeEnv, SimulationError
+    from safe_envs.core.geometry import Rectangle, Scene
+    from safe_envs.core.vector import TaskVectorEnv
+    from safe_envs.data.collect import collect_constraint_data
+    from safe_envs.data.storage import load_minari, to_minari
+
+__all__ = [
+    "ENV_IDS",
+    "BatchedTask",
+    "Rectangle",
+    "SafeEnv",
+    "Scene",
+    "SimulationError",
+    "TaskEnv",
+    "TaskVectorEnv",
+    "collect_constraint_data",
+    "load_minari",
+    "to_minari",
+]
+
+# Loaded at first use, so that `import safe_envs` stays cheap and `python -m safe_envs.data.collect` runs its
+# module once.
+_LAZY = {
+    "BatchedTask": "safe_envs.core.batched",
+    "Rectangle": "safe_envs.core.geometry",
+    "SafeEnv": "safe_envs.core.env",
+    "Scene": "safe_envs.core.geometry",
+    "SimulationError": "safe_envs.core.env",
+    "TaskEnv": "safe_envs.core.batched",
+    "TaskVectorEnv": "safe_envs.core.vector",
+    "collect_constraint_data": "safe_envs.data.collect",
+    "load_minari": "safe_envs.data.storage",
+    "to_minari": "safe_envs.data.storage",
+}
+
+register_envs()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'safe_envs' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,1 @@
+"""What all environments share: step order, geometry, batched dynamics, rendering."""

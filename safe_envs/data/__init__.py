@@ -1,0 +1,1 @@
+"""Scripted policies and the collectors of offline data."""

@@ -1,0 +1,1 @@
+"""Planar navigation tasks with obstacles."""

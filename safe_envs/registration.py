@@ -1,0 +1,70 @@
+"""The table of environment IDs, and its registration with Gymnasium."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+
+
+@dataclass(frozen=True)
+class EnvEntry:
+    """One row of the registry.
+
+    Attributes:
+        env_id: ``safe/<Name>-v<N>``; any change of dynamics, reward or cost raises ``N``.
+        module: module that holds both classes; imported at the first ``gym.make``.
+        env: name of the single environment's class.
+        vector_env: name of the vector environment's class.
+        max_episode_steps: time limit; the environments have none of their own.
+        kwargs: constructor arguments of both classes.
+    """
+
+    env_id: str
+    module: str
+    env: str
+    vector_env: str
+    max_episode_steps: int
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+_NAVIGATION = "safe_envs.navigation.navigation"
+_DRUNK_SPIDER = "safe_envs.navigation.drunk_spider"
+
+ENTRIES = (
+    EnvEntry(
+        "safe/Navigation1-v0",
+        _NAVIGATION,
+        "NavigationEnv",
+        "NavigationVectorEnv",
+        100,
+        {"scene": "navigation1"},
+    ),
+    EnvEntry(
+        "safe/Navigation2-v0",
+        _NAVIGATION,
+        "NavigationEnv",
+        "NavigationVectorEnv",
+        100,
+        {"scene": "navigation2"},
+    ),
+    EnvEntry("safe/DrunkSpider-v0", _DRUNK_SPIDER, "DrunkSpiderEnv", "DrunkSpiderVectorEnv", 30),
+)
+
+ENV_IDS = tuple(entry.env_id for entry in ENTRIES)
+"""Every ID that ``import safe_envs`` registers."""
+
+
+def register_envs() -> None:
+    """Register every ID that Gymnasium does not know yet; calling it again does nothing."""
+    for entry in ENTRIES:
+        if entry.env_id in gym.registry:
+            continue
+        gym.register(
+            entry.env_id,
+            entry_point=f"{entry.module}:{entry.env}",
+            vector_entry_point=f"{entry.module}:{entry.vector_env}",
+            max_episode_steps=entry.max_episode_steps,
+            kwargs=entry.kwargs,
+        )

@@ -1,0 +1,52 @@
+"""Safe reinforcement learning algorithms for Stable-Baselines3."""
+
+from sb3_ext.common.buffers import CostBatch, CostDictReplayBuffer, CostHerReplayBuffer, CostReplayBuffer
+from sb3_ext.common.callbacks import CostLoggingCallback, SafeEvalCallback
+from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
+from sb3_ext.common.export import ExportedFilter, load_critic, load_filter, save_critic
+from sb3_ext.common.limits import discounted_limit
+from sb3_ext.common.multipliers import GradientMultiplier, Multiplier, PIDMultiplier, ScheduleMultiplier
+from sb3_ext.common.recovery_policy import RecoveryActor
+from sb3_ext.common.safe_sac import SafeSAC
+from sb3_ext.common.safe_td3 import SafeTD3
+from sb3_ext.common.safety_critic import SafetyCritic
+from sb3_ext.common.selectors import RejectionSampling, ThresholdRecovery
+from sb3_ext.common.vec_envs import GymVecEnv, VecRecoveryFilter
+from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
+from sb3_ext.recovery_rl import RecoveryRL
+from sb3_ext.sac_lag import RSPO, SACLag
+from sb3_ext.sqrl import SQRL
+
+__all__ = [
+    "RCPO",
+    "RSPO",
+    "SQRL",
+    "CostBatch",
+    "CostDictReplayBuffer",
+    "CostHerReplayBuffer",
+    "CostLoggingCallback",
+    "CostReplayBuffer",
+    "ExportedFilter",
+    "GradientMultiplier",
+    "GymVecEnv",
+    "Multiplier",
+    "PIDMultiplier",
+    "RecoveryActor",
+    "RecoveryRL",
+    "RejectionSampling",
+    "RiskSensitiveSAC",
+    "SACLag",
+    "SafeEvalCallback",
+    "SafeSAC",
+    "SafeTD3",
+    "SafetyCritic",
+    "SafetyEvaluation",
+    "ScheduleMultiplier",
+    "ThresholdRecovery",
+    "VecRecoveryFilter",
+    "discounted_limit",
+    "evaluate_safely",
+    "load_critic",
+    "load_filter",
+    "save_critic",
+]

@@ -1,0 +1,149 @@
+"""Evaluation that counts harm beside return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+
+from safe_wrappers.info import INTERVENED, SUCCESS
+from safe_wrappers.monitor import EpisodeCosts
+
+
+@dataclass(frozen=True)
+class SafetyEvaluation:
+    """One row per episode, all arrays ``[n_episodes]``.
+
+    Attributes:
+        returns: undiscounted sums of reward.
+        costs: undiscounted sums of cost.
+        lengths: steps.
+        violations: whether any step violated the constraint.
+        successes: whether the episode ended in success.
+        interventions: steps on which a filter, in the agent or in a wrapper, replaced the action.
+    """
+
+    returns: NDArray[np.float64]
+    costs: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    violations: NDArray[np.bool_]
+    successes: NDArray[np.bool_]
+    interventions: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.returns)
+
+    @property
+    def violation_rate(self) -> float:
+        """Share of the episodes that violated."""
+        return float(self.violations.mean())
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the episodes that succeeded."""
+        return float(self.successes.mean())
+
+    @property
+    def intervention_rate(self) -> float:
+        """Share of the steps on which a filter intervened."""
+        return float(self.interventions.sum() / self.lengths.sum())
+
+    def summary(self) -> dict[str, float]:
+        """Means over the episodes and the three rates."""
+        return {
+            "return": float(self.returns.mean()),
+            "cost": float(self.costs.mean()),
+            "length": float(self.lengths.mean()),
+            "violation_rate": self.violation_rate,
+            "success_rate": self.success_rate,
+            "intervention_rate": self.intervention_rate,
+        }
+
+
+Step = Callable[[Any, NDArray[Any], NDArray[np.bool_], list[dict[str, Any]]], None]
+"""Called as ``on_step(observations, actions, dones, infos)``, observations being those that were acted on."""
+
+
+def evaluate_safely(
+    model: Any,
+    env: gym.Env | VecEnv,
+    n_episodes: int = 10,
+    *,
+    deterministic: bool = True,
+    missing_cost: str = "raise",
+    seed: int | None = None,
+    on_step: Step | None = None,
+) -> SafetyEvaluation:
+    """Run the deployed agent and count return, cost, violations, successes and interventions.
+
+    Episodes are shared out over the environments beforehand, so that short episodes are not over-represented.
+    Rewards are reported as the environment gives them, also under ``VecNormalize``.
+
+    Args:
+        model: anything with SB3's ``predict``.
+        env: an environment or a VecEnv.
+        n_episodes: episodes in all.
+        deterministic: the policy's mode, or samples of it.
+        missing_cost: what a step without cost means: ``"raise"`` or ``"zero"``.
+        seed: seed of the environments.
+        on_step: sees every step.
+
+    Raises:
+        ValueError: if ``n_episodes`` is below 1.
+        MissingCostError: if a step has no cost.
+
+    Examples:
+        >>> from stable_baselines3 import SAC
+        >>> model = SAC("MlpPolicy", "safe_envs:safe/Navigation2-v0", seed=0)
+        >>> result = evaluate_safely(model, model.get_env(), n_episodes=2, seed=0)
+        >>> len(result), result.intervention_rate
+        (2, 0.0)
+    """
+    if n_episodes < 1:
+        raise ValueError(f"n_episodes must be >= 1, got {n_episodes}")
+    vec = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: Monitor(env)])
+    if seed is not None:
+        vec.seed(seed)
+    normalizer = unwrap_vec_normalize(vec)
+    costs = EpisodeCosts(vec.num_envs, missing_cost=missing_cost)
+    quota = np.array([(n_episodes + i) // vec.num_envs for i in range(vec.num_envs)])
+    returns, interventions = np.zeros(vec.num_envs), np.zeros(vec.num_envs, dtype=int)
+    rows: list[tuple[Any, ...]] = []
+    obs = vec.reset()
+    state, starts = None, np.ones(vec.num_envs, dtype=bool)
+    while quota.any():
+        actions, state = model.predict(obs, state=state, episode_start=starts, deterministic=deterministic)
+        acted_on = obs
+        obs, rewards, dones, infos = vec.step(actions)
+        if on_step is not None:
+            on_step(acted_on, actions, dones, infos)
+        returns += _raw_rewards(rewards, normalizer)
+        interventions += _interventions(model, infos)
+        finished = iter(costs.add(infos, dones))
+        for i in np.flatnonzero(dones):
+            episode = next(finished)
+            if quota[i] > 0:
+                success = bool(infos[i].get(SUCCESS, False))
+                rows.append((returns[i], episode["cost"], episode["length"], episode["violations"] > 0, success, interventions[i]))
+                quota[i] -= 1
+            returns[i] = interventions[i] = 0
+        starts = dones
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return SafetyEvaluation(**dict(zip([f.name for f in fields(SafetyEvaluation)], columns, strict=True)))
+
+
+def _raw_rewards(rewards: NDArray[Any], normalizer: VecNormalize | None) -> NDArray[Any]:
+    return rewards if normalizer is None else normalizer.get_original_reward()
+
+
+def _interventions(model: Any, infos: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """Interventions of the agent's own filter or of a wrapper, ``[n_envs]``."""
+    own = getattr(model, "last_intervened", None)
+    own = np.zeros(len(infos), dtype=bool) if own is None or len(own) != len(infos) else own
+    return np.array([bool(a) or bool(info.get(INTERVENED, False)) for a, info in zip(own, infos, strict=True)], dtype=int)

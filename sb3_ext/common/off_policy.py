@@ -1,0 +1,266 @@
+"""What SafeSAC and SafeTD3 share: cost buffers, two actions, filtered ``predict``, parts, saving, cost logs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.her import HerReplayBuffer
+
+from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION
+from safe_wrappers.monitor import EpisodeCosts
+from sb3_ext.common import checkpoint
+from sb3_ext.common.buffers import (
+    CostDictReplayBuffer,
+    CostHerReplayBuffer,
+    CostReplayBuffer,
+    scale_action,
+    unscale_action,
+)
+from sb3_ext.common.files import atomic_path
+from sb3_ext.common.selectors import ActionSelector
+
+MissingCost = Literal["raise", "zero"]
+
+
+class SafeOffPolicy(OffPolicyAlgorithm):
+    """Mixin for off-policy bases with Box actions; it comes before the base in the list of parents.
+
+    A subclass lists its stateful ``parts`` (attributes that are modules, perhaps with an ``optimizer``), builds
+    them in ``_setup_safety`` and may set ``selector``. Everything else, saving included, follows from that.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    uses_cost: ClassVar[bool] = True
+    transient: ClassVar[tuple[str, ...]] = (
+        "selector", "last_intervened", "_selection", "_proposing", "_costs", "_metrics",
+    )  # fmt: skip
+
+    selector: ActionSelector | None
+    relabel: bool
+    missing_cost: MissingCost
+    optimize: Literal["sb3", "fused"]
+
+    def _set_safety_options(self, missing_cost: MissingCost, optimize: Literal["sb3", "fused"]) -> None:
+        """Check and keep the options; to be called before SB3's constructor."""
+        if missing_cost not in ("raise", "zero"):
+            raise ValueError(f"missing_cost must be 'raise' or 'zero', got {missing_cost!r}")
+        if optimize not in ("sb3", "fused"):
+            raise ValueError(f"optimize must be 'sb3' or 'fused', got {optimize!r}")
+        self.missing_cost, self.optimize, self.relabel = missing_cost, optimize, True
+        self.n_episodes = self.n_violating_episodes = self.n_interventions = 0
+        self.ep_cost_buffer: deque[float] = deque(maxlen=100)
+
+    # ------------------------------------------------------------------ set-up
+
+    def _setup_model(self) -> None:
+        self._choose_buffer()
+        if self.optimize == "fused":
+            self.policy_kwargs.setdefault("optimizer_kwargs", {})["fused"] = True
+        super()._setup_model()
+        self.selector = None
+        self.last_intervened: NDArray[np.bool_] = np.zeros(self.n_envs, dtype=bool)
+        self._selection: tuple[NDArray[Any], NDArray[Any]] | None = None
+        self._proposing = False
+        self._metrics: defaultdict[str, list[float]] = defaultdict(list)
+        self._costs = EpisodeCosts(self.n_envs, missing_cost=self.missing_cost if self.uses_cost else "zero")
+        # A fork leaves SB3's own random stream as it is: with inert parts training equals SB3's bit for bit.
+        with th.random.fork_rng():
+            self._setup_safety()
+
+    def _setup_safety(self) -> None:
+        """Build the parts, from attributes only (it is called again by ``load``)."""
+
+    def _choose_buffer(self) -> None:
+        if self.n_steps > 1:
+            raise ValueError(f"n_steps must be 1: n-step returns are not defined for risks here, got {self.n_steps}")
+        if self.optimize_memory_usage:
+            raise ValueError("optimize_memory_usage=True is not supported by the cost buffers; leave it False")
+        chosen = self.replay_buffer_class
+        if chosen is None:
+            chosen = CostDictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else CostReplayBuffer
+        elif chosen is HerReplayBuffer:
+            chosen = CostHerReplayBuffer
+        if not issubclass(chosen, CostReplayBuffer | CostDictReplayBuffer | CostHerReplayBuffer):
+            raise ValueError(f"replay_buffer_class must keep costs (one of sb3_ext's), got {chosen.__name__}")
+        self.replay_buffer_class = chosen
+        self.replay_buffer_kwargs["missing_cost"] = self.missing_cost if self.uses_cost else "zero"
+
+    # ------------------------------------------------------------------ acting
+
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """The action that the deployed agent executes, filter included (see SB3's ``predict``).
+
+        ``last_intervened`` then says for which observations the filter replaced the proposed action.
+        """
+        action, state = super().predict(observation, state, episode_start, deterministic)
+        if self.selector is None or self._proposing:
+            return action, state
+        vectorized = self.policy.is_vectorized_observation(observation)
+        proposed = scale_action(action, self.action_space).reshape(-1, *self._action_shape)
+        executed = self._select(observation, proposed, deterministic, warm_up=False)
+        actions = self._replace(action.reshape(proposed.shape), proposed, executed)
+        return actions if vectorized else actions[0], state
+
+    @property
+    def _action_shape(self) -> tuple[int, ...]:
+        return self.action_space.shape or ()
+
+    def _select(self, observation: Any, proposed: NDArray[Any], deterministic: bool, warm_up: bool) -> NDArray[Any]:
+        """Filter scaled actions ``[B, ...]``; remembers where the filter intervened."""
+        assert self.selector is not None
+        obs, _ = self.policy.obs_to_tensor(observation)
+        actions = th.as_tensor(proposed, device=self.device).flatten(1)
+
+        def propose(n: int) -> tuple[th.Tensor, th.Tensor]:
+            if warm_up:
+                uniform = th.rand(n, *actions.shape, device=self.device) * 2.0 - 1.0
+                return uniform, th.zeros(uniform.shape[:2], device=self.device)
+            return self._propose(obs, n)
+
+        with th.no_grad():
+            executed, refused = self.selector.select(obs, actions, propose, deterministic)
+        self.last_intervened = refused.cpu().numpy()
+        return executed.cpu().numpy().reshape(proposed.shape)
+
+    def _replace(self, action: NDArray[Any], proposed: NDArray[Any], executed: NDArray[Any]) -> NDArray[Any]:
+        """``action`` (environment units), changed only where ``executed`` differs from ``proposed`` (scaled)."""
+        same = (executed == proposed).reshape(len(proposed), -1).all(axis=1)
+        replaced = unscale_action(executed, self.action_space)
+        replaced[same] = action[same]
+        return replaced
+
+    def _propose(self, obs: Any, n: int) -> tuple[th.Tensor, th.Tensor]:
+        """``n`` more actions of the policy ``[n, B, A]`` with their log-densities ``[n, B]``."""
+        raise NotImplementedError
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """SB3's proposal (warm-up and exploration noise included), then the filter; both actions are kept."""
+        with self._unfiltered():
+            action, proposed = super()._sample_action(learning_starts, action_noise, n_envs)
+        if self.selector is None:
+            return action, proposed
+        warm_up = self.num_timesteps < learning_starts
+        executed = self._select(self._last_obs, proposed, deterministic=False, warm_up=warm_up)
+        executed_action = self._replace(action, proposed, executed)
+        self._selection = (action, executed_action)
+        return executed_action, proposed if self.relabel else executed
+
+    @contextlib.contextmanager
+    def _unfiltered(self) -> Iterator[None]:
+        self._proposing = True
+        try:
+            yield
+        finally:
+            self._proposing = False
+
+    # ------------------------------------------------------------------ bookkeeping
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
+        if self._selection is not None:
+            proposed, executed = self._selection
+            for i, info in enumerate(infos):  # a filter among the wrappers comes later, so its entry stays
+                info.setdefault(EXECUTED_ACTION, executed[i])
+                info.setdefault(PROPOSED_ACTION, proposed[i])
+                info[INTERVENED] = bool(self.last_intervened[i]) or bool(info.get(INTERVENED, False))
+            self._selection = None
+        super()._update_info_buffer(infos, dones)
+        if dones is None:
+            dones = np.zeros(len(infos), dtype=bool)
+        self.n_interventions += sum(bool(info.get(INTERVENED, False)) for info in infos)
+        for episode in self._costs.add(infos, dones):
+            self.n_episodes += 1
+            self.n_violating_episodes += int(episode["violations"] > 0)
+            self.ep_cost_buffer.append(episode["cost"])
+
+    def dump_logs(self) -> None:
+        """Write SB3's logs and the costs."""
+        if self.ep_cost_buffer:
+            self.logger.record("rollout/ep_cost_mean", float(np.mean(self.ep_cost_buffer)))
+        self.logger.record("safety/violating_episodes", self.n_violating_episodes)
+        if self.selector is not None:
+            self.logger.record("safety/intervention_rate", self.n_interventions / max(self.num_timesteps, 1))
+        super().dump_logs()
+
+    def _log_metrics(self) -> None:
+        """Record the means over the gradient steps of one ``train``."""
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for key, values in self._metrics.items():
+            self.logger.record(key, float(np.mean(values)))
+
+    # ------------------------------------------------------------------ saving
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *self.parts, *self.transient]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        for part in self.parts:
+            module = getattr(self, part)
+            if module is not None:
+                state_dicts = [*state_dicts, part]
+                if hasattr(module, "optimizer"):
+                    state_dicts = [*state_dicts, f"{part}.optimizer"]
+        return state_dicts, tensors
+
+    def save(
+        self,
+        path: Any,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """SB3's ``save``, but a file that is there already stays as it is until the new one is complete."""
+        if not isinstance(path, str | Path):
+            super().save(path, exclude, include)
+            return
+        path = Path(path)
+        with atomic_path(path if path.suffix else path.with_suffix(".zip")) as temporary:
+            super().save(temporary, exclude, include)
+
+    @classmethod
+    def load(cls, path: Any, env: Any = None, **kwargs: Any) -> Self:
+        """SB3's ``load``.
+
+        Raises:
+            ValueError: if the file is truncated, no SB3 model, or a model of another class.
+        """
+        with checkpoint.readable(path, cls.__name__):
+            return super().load(path, env=env, **kwargs)
+
+    def save_checkpoint(self, folder: str | Path) -> None:
+        """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.
+
+        The folder holds the model, the buffers, the environments (where they can be copied; otherwise this run and
+        the continued one both reset them here) and all random states.
+        """
+        checkpoint.save(self, folder)
+
+    @classmethod
+    def load_checkpoint(cls, folder: str | Path, env: Any = None, device: th.device | str = "auto") -> Self:
+        """Continue from ``save_checkpoint``: call ``learn(..., reset_num_timesteps=False)`` on the result.
+
+        Args:
+            folder: where the checkpoint was written.
+            env: needed only where the environments could not be copied into the checkpoint.
+            device: where to put the model.
+
+        Raises:
+            ValueError: if there is no complete checkpoint, or ``env`` is needed and missing.
+        """
+        return checkpoint.load(cls, folder, env, device)

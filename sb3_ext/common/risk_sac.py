@@ -1,0 +1,255 @@
+"""Bases of the algorithms that own a safety critic: ``RiskSAC``, and ``PricedRiskSAC`` with a multiplier."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from safe_wrappers.transitions import Transitions
+from sb3_ext.common.buffers import CostBatch, CostReplayBuffer, offline_buffer, sample_union
+from sb3_ext.common.limits import check_probability, discounted_limit
+from sb3_ext.common.multipliers import Multiplier, make_multiplier
+from sb3_ext.common.safe_sac import SafeSAC
+from sb3_ext.common.safety_critic import SafetyCritic, frozen
+
+Progress = Callable[[int, int], None]
+"""Called as ``progress(done, total)`` while something long goes on."""
+
+
+class RiskSAC(SafeSAC):
+    """SAC beside a safety critic that learns from every executed action (and from offline data).
+
+    Exactly one limit applies: ``eps_risk`` on the discounted probability of a violation, or ``cost_limit`` on the
+    undiscounted cost of an episode, which is converted once (``discounted_limit``).
+
+    Args:
+        policy: as in SB3.
+        env: as in SB3.
+        learning_rate: as in SB3.
+        eps_risk: limit on the probability, in [0, 1]; 0.1 if neither limit is given.
+        cost_limit: limit on the episode's undiscounted cost.
+        episode_length: steps of an episode, to convert ``cost_limit``; None: ``max_episode_steps`` of the environment.
+        gamma_risk: discount of the risk; None: 0.8 for a probability, 0.99 for a cost.
+        risk_kwargs: further arguments of ``SafetyCritic``.
+        scale_inputs: standardise the critic's inputs by the offline data in ``pretrain``.
+        online_updates: train the safety critic during ``learn`` (one update a gradient step).
+        composite: next actions of the risk target come from the filtered policy, as the papers define the
+            risk, and not from the task policy, as the released code takes them.
+        positive_fraction: share of violating transitions in risk batches; None: as they come.
+        missing_cost: what a step without cost means.
+        **kwargs: SAC's arguments, ``optimize``.
+
+    Raises:
+        ValueError: for two limits, or values out of range.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("safety_critic",)
+    transient: ClassVar[tuple[str, ...]] = (*SafeSAC.transient, "offline_buffer")
+    uses_cost: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        learning_rate: Any = 3e-4,
+        *,
+        eps_risk: float | None = None,
+        cost_limit: float | None = None,
+        episode_length: int | None = None,
+        gamma_risk: float | None = None,
+        risk_kwargs: dict[str, Any] | None = None,
+        scale_inputs: bool = False,
+        online_updates: bool = True,
+        composite: bool = False,
+        positive_fraction: float | None = None,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if eps_risk is not None and cost_limit is not None:
+            raise ValueError(f"give eps_risk or cost_limit, not both: got eps_risk={eps_risk}, cost_limit={cost_limit}")
+        if eps_risk is None and cost_limit is None:
+            eps_risk = 0.1
+        self.eps_risk = None if eps_risk is None else check_probability("eps_risk", eps_risk)
+        self.cost_limit, self.episode_length = cost_limit, episode_length
+        default_gamma = 0.8 if cost_limit is None else 0.99
+        self.gamma_risk = check_probability("gamma_risk", default_gamma if gamma_risk is None else gamma_risk)
+        self.positive_fraction = (
+            None if positive_fraction is None else check_probability("positive_fraction", positive_fraction)
+        )
+        self.risk_kwargs = dict(risk_kwargs or {})
+        self.scale_inputs, self.online_updates, self.composite = scale_inputs, online_updates, composite
+        self.offline_buffer: CostReplayBuffer | None = None
+        self.pretraining_steps = 0
+        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_safety(self) -> None:
+        kind = "probability" if self.cost_limit is None else "return"
+        self.safety_critic = SafetyCritic(
+            self.observation_space, self.action_space, **{"kind": kind, "gamma_risk": self.gamma_risk, **self.risk_kwargs}
+        ).to(self.device)
+        self.offline_buffer = None
+        self.limit = self._resolve_limit()
+
+    def _resolve_limit(self) -> float:
+        """The limit in the unit of the safety critic."""
+        if self.cost_limit is None:
+            assert self.eps_risk is not None
+            return self.eps_risk
+        if self.episode_length is None and self.env is not None:
+            spec = self.env.get_attr("spec")[0]
+            self.episode_length = None if spec is None else spec.max_episode_steps
+        if self.episode_length is None:
+            raise ValueError("cost_limit needs the episodes' length, which the environment does not tell: pass episode_length=")
+        return discounted_limit(self.cost_limit, self.gamma_risk, self.episode_length)
+
+    # ------------------------------------------------------------------ public
+
+    def risk(self, obs: Any, action: NDArray[Any]) -> NDArray[np.float32]:
+        """Risk ``[B]`` of observations ``[B, ...]`` (as ``predict`` takes them) and actions in environment units."""
+        return self.safety_critic.risk(obs, action)
+
+    def pretrain(
+        self, dataset: Transitions, steps: int = 10_000, *, check_env_id: bool = True, progress: Progress | None = None
+    ) -> Self:
+        """Train the safety critic (and what follows it) on offline data, which stays part of the risk's data.
+
+        With a ``VecNormalize`` that has seen nothing yet, its observation statistics are set from the data.
+
+        Args:
+            dataset: recorded transitions with violations among them.
+            steps: gradient steps.
+            check_env_id: refuse data that were recorded in an environment of another ID.
+            progress: told how far it is.
+
+        Raises:
+            ValueError: if the data come from another environment, do not fit its spaces, or ``steps`` is negative.
+        """
+        if steps < 0:
+            raise ValueError(f"steps must be >= 0, got {steps}")
+        if check_env_id:
+            self._check_origin(dataset)
+        self.offline_buffer = offline_buffer(dataset, self.observation_space, self.action_space, self.device)
+        self._fit_normalisation(dataset)
+        self._metrics = defaultdict(list)
+        for step in range(steps):
+            self._risk_step()
+            if progress is not None:
+                progress(step + 1, steps)
+        self.pretraining_steps += steps
+        return self
+
+    def _check_origin(self, dataset: Transitions) -> None:
+        spec = None if self.env is None else self.env.get_attr("spec")[0]
+        if dataset.env_id is not None and spec is not None and spec.id != dataset.env_id:
+            raise ValueError(
+                f"the data set was recorded in {dataset.env_id!r}, the model trains in {spec.id!r}: "
+                "collect data there, or pass check_env_id=False if the two do agree"
+            )
+
+    def _fit_normalisation(self, dataset: Transitions) -> None:
+        env = self._vec_normalize_env
+        if env is not None and env.norm_obs:
+            rms = env.obs_rms if isinstance(env.obs_rms, dict) else {None: env.obs_rms}
+            for key, stats in rms.items():
+                if stats.count <= 1.0:  # a fresh RunningMeanStd counts its epsilon only
+                    stats.update(np.asarray(dataset.observations if key is None else dataset.observations[key]))
+        if self.scale_inputs:
+            rows = dataset.observations
+            self.safety_critic.scale_inputs(rows if env is None else env.normalize_obs(copy.deepcopy(rows)))
+
+    # ------------------------------------------------------------------ training
+
+    def _safety_step(self, batch: CostBatch) -> None:
+        if self.online_updates:
+            self._risk_step()
+
+    def _risk_batch(self) -> CostBatch:
+        """A batch of the offline and the online transitions together."""
+        filled = [b for b in (self.offline_buffer, self.replay_buffer) if b is not None and b.size() > 0]
+        return sample_union(filled, self.batch_size, self._vec_normalize_env, self.positive_fraction)  # type: ignore
+
+    def _risk_step(self) -> None:
+        """One update of the safety critic, and of what follows it on the same batch."""
+        batch = self._risk_batch()
+        loss = self.safety_critic.update(batch, self._risk_next_actions(batch))
+        self._metrics["safety/critic_loss"].append(loss)
+        self._follow_risk(batch)
+
+    def _risk_next_actions(self, batch: CostBatch) -> th.Tensor:
+        with th.no_grad():
+            obs = batch.next_observations
+            actions: th.Tensor = self.actor(obs)
+            if self.composite and self.selector is not None:
+                actions, _ = self.selector.select(obs, actions, lambda n: self._propose(obs, n), deterministic=False)
+        return actions
+
+    def _follow_risk(self, batch: CostBatch) -> None:
+        """Train what depends on the safety critic, e.g. a recovery policy."""
+
+
+class PricedRiskSAC(RiskSAC):
+    """``RiskSAC`` that puts a price on risk.
+
+    Args:
+        policy: as in SB3.
+        env: as in SB3.
+        learning_rate: as in SB3.
+        multiplier: ``"gradient"``, ``"pid"``, ``"schedule"`` or ``"fixed"``.
+        multiplier_kwargs: arguments of that multiplier.
+        fixed_multiplier: short for ``multiplier="fixed"`` at this value, which is what the released Recovery RL
+            code does in effect for LR and SQRL (its dual variable never reaches the actor).
+        **kwargs: see ``RiskSAC``.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = (*RiskSAC.parts, "multiplier")
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        learning_rate: Any = 3e-4,
+        *,
+        multiplier: str = "gradient",
+        multiplier_kwargs: dict[str, Any] | None = None,
+        fixed_multiplier: float | None = None,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if fixed_multiplier is not None:
+            multiplier, multiplier_kwargs = "fixed", {"value": fixed_multiplier}
+        self.multiplier_name, self.multiplier_kwargs = multiplier, dict(multiplier_kwargs or {})
+        make_multiplier(self.multiplier_name, self.multiplier_kwargs)  # fail early, before environments are made
+        self._excess = 0.0
+        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_safety(self) -> None:
+        super()._setup_safety()
+        self.multiplier: Multiplier = make_multiplier(self.multiplier_name, self.multiplier_kwargs)
+
+    def _risk_of(self, obs: Any, actions: th.Tensor) -> th.Tensor:
+        """Risk ``[B, 1]``, differentiable in the actions; remembers by how much it exceeds the limit."""
+        with frozen(self.safety_critic.online):
+            risk: th.Tensor = self.safety_critic(obs, actions)
+        self._excess = float(risk.detach().mean()) - self.limit
+        return risk
+
+    def _progress(self) -> float:
+        """Share of the training that is over, for schedules."""
+        return 1.0 - self._current_progress_remaining
+
+    def _safety_step(self, batch: CostBatch) -> None:
+        self.multiplier.set_progress(self._progress())
+        self.multiplier.update(self._excess)
+        self._metrics["safety/multiplier"].append(self.multiplier.value)
+        self._metrics["safety/excess"].append(self._excess)
+        super()._safety_step(batch)

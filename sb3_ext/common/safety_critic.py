@@ -1,0 +1,271 @@
+"""The safety critic: how likely, or how costly, the future is after an action."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_ext.common.buffers import CostBatch, scale_action
+
+RiskKind = Literal["probability", "return"]
+
+
+class EnsembleMLP(nn.Module):
+    """``n`` ReLU networks of one shape, evaluated together: input ``[B, in]`` -> ``[n, B]``."""
+
+    def __init__(self, n: int, in_features: int, net_arch: Sequence[int]) -> None:
+        super().__init__()
+        sizes = [in_features, *net_arch, 1]
+        shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self.weights = nn.ParameterList([nn.Parameter(_xavier(n, i, o)) for i, o in shapes])
+        self.biases = nn.ParameterList([nn.Parameter(th.zeros(n, 1, o)) for _, o in shapes])
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Output of every member, ``[n, B]``."""
+        weights, biases = list(self.weights), list(self.biases)
+        hidden = x.expand(weights[0].shape[0], *x.shape)
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            hidden = th.relu(th.baddbmm(bias, hidden, weight))
+        # A product with one column is several times slower as a matrix product than as a weighted sum.
+        return (hidden * weights[-1].transpose(1, 2)).sum(-1) + biases[-1].squeeze(-1)
+
+
+def _xavier(n: int, in_features: int, out_features: int) -> th.Tensor:
+    weight = th.empty(n, in_features, out_features)
+    for member in weight:
+        nn.init.xavier_uniform_(member)
+    return weight
+
+
+def make_features_extractor(
+    observation_space: spaces.Space[Any], cls: type[BaseFeaturesExtractor] | None, kwargs: dict[str, Any] | None
+) -> BaseFeaturesExtractor:
+    """SB3's extractor for a space (or ``cls``), so that any SB3 observation can carry a risk."""
+    kwargs = dict(kwargs or {})
+    if cls is not None:
+        return cls(observation_space, **kwargs)
+    if isinstance(observation_space, spaces.Dict):
+        return CombinedExtractor(observation_space, **kwargs)
+    if is_image_space(observation_space):
+        return NatureCNN(observation_space, **kwargs)
+    return FlattenExtractor(observation_space)
+
+
+class RiskNetwork(nn.Module):
+    """Features extractor, optional input scaling and an ensemble over (features, action)."""
+
+    observation_mean: th.Tensor
+    observation_std: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_dim: int,
+        n_critics: int,
+        net_arch: Sequence[int],
+        features_extractor_class: type[BaseFeaturesExtractor] | None,
+        features_extractor_kwargs: dict[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        self.observation_space = observation_space
+        self.features = make_features_extractor(
+            observation_space, features_extractor_class, features_extractor_kwargs
+        )
+        self.heads = EnsembleMLP(n_critics, self.features.features_dim + action_dim, net_arch)
+        self.register_buffer("observation_mean", th.zeros(self.features.features_dim))
+        self.register_buffer("observation_std", th.ones(self.features.features_dim))
+
+    def forward(self, obs: Any, actions: th.Tensor) -> th.Tensor:
+        """Raw outputs ``[n, B]``."""
+        features = self.features(preprocess_obs(obs, self.observation_space))
+        features = (features - self.observation_mean) / self.observation_std
+        return self.heads(th.cat([features, actions.flatten(1)], dim=1))
+
+
+class SafetyCritic(nn.Module):
+    r"""Ensemble estimate of the risk :math:`Q_{risk}(s, a)`.
+
+    ``kind="probability"``: discounted probability of a future constraint violation, in [0, 1], with the target
+    :math:`c + (1 - c)\,\gamma_{risk}\,(1 - done)\,\max_i Q'_i(s', a')`, where ``c`` says whether *s'* violates the
+    constraint (Recovery RL, equations 3.2 and 3.3; SQRL, section 5.1; both label the current state in print and
+    the next one in their code, and the published thresholds belong to the code).
+    ``kind="return"``: discounted sum of the costs, >= 0 in truth, with the target
+    :math:`cost + \gamma_{risk}\,(1 - done)\,\max_i Q'_i(s', a')`.
+    ``done`` is no time-out. The estimate is the maximum over the ensemble, pessimistic on purpose.
+
+    Args:
+        observation_space: any space that SB3 has a features extractor for.
+        action_space: Box; actions given to tensors methods are scaled to [-1, 1], those to ``risk`` are not.
+        kind: see above.
+        gamma_risk: discount of the risk, in [0, 1].
+        net_arch: hidden layers.
+        n_critics: members of the ensemble.
+        learning_rate: of Adam.
+        tau: target network's rate.
+        loss: ``"mse"``, or ``"bce"`` (cross-entropy as in the released SQRL; probability kind only).
+        features_extractor_class: SB3 extractor; None: by the space. The critic always has its own.
+        features_extractor_kwargs: its arguments.
+
+    Raises:
+        ValueError: for values outside the stated ranges.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        kind: RiskKind = "probability",
+        gamma_risk: float = 0.8,
+        net_arch: Sequence[int] = (256, 256),
+        n_critics: int = 2,
+        learning_rate: float = 3e-4,
+        tau: float = 2e-4,
+        loss: Literal["mse", "bce"] = "mse",
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        _validate(action_space, kind, gamma_risk, loss)
+        self.config: dict[str, Any] = dict(
+            kind=kind, gamma_risk=gamma_risk, net_arch=tuple(net_arch), n_critics=n_critics,
+            learning_rate=learning_rate, tau=tau, loss=loss,
+            features_extractor_class=features_extractor_class, features_extractor_kwargs=features_extractor_kwargs,
+        )  # fmt: skip
+        self.observation_space, self.action_space = observation_space, action_space
+        self.kind, self.gamma_risk, self.loss, self.tau = kind, gamma_risk, loss, tau
+        action_dim = int(np.prod(action_space.shape or (1,)))
+        self.online = RiskNetwork(
+            observation_space, action_dim, n_critics, net_arch, features_extractor_class, features_extractor_kwargs
+        )
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.optimizer = th.optim.Adam(self.online.parameters(), lr=learning_rate, fused=True)
+
+    @property
+    def device(self) -> th.device:
+        """Device of the weights."""
+        return self.online.observation_mean.device
+
+    def members(self, obs: Any, actions: th.Tensor) -> th.Tensor:
+        """Estimates of the ensemble's members, ``[n, B]``; differentiable."""
+        return self._activate(self.online(obs, actions))
+
+    def forward(self, obs: Any, actions: th.Tensor) -> th.Tensor:
+        """Pessimistic risk ``[B, 1]`` of observation tensors and scaled actions ``[B, A]``; differentiable."""
+        return self.members(obs, actions).amax(dim=0).unsqueeze(1)
+
+    def targets(self, batch: CostBatch, next_actions: th.Tensor) -> th.Tensor:
+        """Bellman targets ``[B, 1]``."""
+        with th.no_grad():
+            following = self._activate(self.target(batch.next_observations, next_actions)).amax(0).unsqueeze(1)
+            bootstrap = self.gamma_risk * (1.0 - batch.dones) * following
+            if self.kind == "probability":
+                return batch.violations + (1.0 - batch.violations) * bootstrap
+            return batch.costs + bootstrap
+
+    def update(self, batch: CostBatch, next_actions: th.Tensor) -> float:
+        """One gradient step and one target update; returns the loss.
+
+        Args:
+            batch: transitions; their *executed* actions are used.
+            next_actions: actions ``[B, A]`` at the next observations, scaled.
+        """
+        targets = self.targets(batch, next_actions).squeeze(1)
+        outputs = self.online(batch.observations, batch.executed_actions)
+        targets = targets.expand_as(outputs)
+        if self.loss == "bce":
+            loss = F.binary_cross_entropy_with_logits(outputs, targets) * len(outputs)
+        else:
+            loss = F.mse_loss(self._activate(outputs), targets) * len(outputs)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.update_target(self.tau)
+        return float(loss.detach())
+
+    def update_target(self, tau: float) -> None:
+        """Move the target network towards the online one (``tau=1`` copies it)."""
+        with th.no_grad():
+            th._foreach_lerp_(list(self.target.parameters()), list(self.online.parameters()), tau)
+            for own, other in zip(self.target.buffers(), self.online.buffers(), strict=True):
+                own.copy_(other)
+
+    def scale_inputs(self, observations: Any) -> None:
+        """Standardise the features of the observations by the mean and deviation of these rows ``[N, ...]``."""
+        if list(self.online.features.parameters()):
+            raise ValueError("scale_inputs standardises flat observations; this critic learns its features")
+        with th.no_grad():
+            features = self.online.features(preprocess_obs(self.tensors(observations), self.observation_space))
+            for network in (self.online, self.target):
+                network.observation_mean.copy_(features.mean(dim=0))
+                network.observation_std.copy_(features.std(dim=0).clamp_min(1e-6))
+
+    def risk(self, obs: Any, action: NDArray[Any]) -> NDArray[np.float32]:
+        """Risk ``[B]`` of observations ``[B, ...]`` (or a dict of them) and actions ``[B, ...]``, environment units."""
+        actions = th.as_tensor(scale_action(np.asarray(action), self.action_space), device=self.device)
+        with th.no_grad():
+            return self.forward(self.tensors(obs), actions.flatten(1)).squeeze(1).cpu().numpy()
+
+    def save(self, path: str | Path) -> None:
+        """Write the critic by itself, optimiser included."""
+        from sb3_ext.common.export import save_critic
+
+        save_critic(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> SafetyCritic:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: if the file is truncated or something else.
+        """
+        from sb3_ext.common.export import load_critic
+
+        return load_critic(path)
+
+    def tensors(self, obs: Any) -> Any:
+        """Batched NumPy observations as tensors on the critic's device."""
+        if isinstance(obs, dict):
+            return {key: th.as_tensor(np.asarray(part), device=self.device) for key, part in obs.items()}
+        return th.as_tensor(np.asarray(obs), device=self.device)
+
+    def _activate(self, outputs: th.Tensor) -> th.Tensor:
+        return th.sigmoid(outputs) if self.kind == "probability" else outputs
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Graphs built in this block do not reach the module's weights: gradients flow through it for less."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def _validate(action_space: spaces.Space[Any], kind: str, gamma_risk: float, loss: str) -> None:
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(f"a SafetyCritic needs a Box action space, got {action_space}; for Discrete see ActionMask")
+    if kind not in ("probability", "return"):
+        raise ValueError(f"kind must be 'probability' or 'return', got {kind!r}")
+    if not 0.0 <= gamma_risk <= 1.0:
+        raise ValueError(f"gamma_risk must be in [0, 1], got {gamma_risk}")
+    if loss not in ("mse", "bce") or (loss == "bce" and kind == "return"):
+        raise ValueError(f"loss must be 'mse', or 'bce' with kind='probability'; got {loss!r} with kind={kind!r}")

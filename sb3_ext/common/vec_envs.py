@@ -1,0 +1,168 @@
+"""VecEnvs: Gymnasium's vector environments for SB3, and a recovery filter over a whole VecEnv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION
+from safe_wrappers.risk import RecoveryFunction, RiskFunction, RiskKind, check_eps_risk, filter_actions
+
+
+class GymVecEnv(VecEnv):
+    """A ``gymnasium.vector`` environment as an SB3 VecEnv.
+
+    Args:
+        env: with ``AutoresetMode.SAME_STEP``, as all vector environments of ``safe_envs`` have it.
+
+    Raises:
+        ValueError: for another autoreset mode: the extra step of next-step resets would enter the replay buffer
+            as a transition between episodes.
+
+    Examples:
+        >>> env = GymVecEnv(gym.make_vec("safe_envs:safe/Navigation1-v0", num_envs=4))
+        >>> env.reset().shape
+        (4, 2)
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ValueError(
+                f"the vector environment must reset in the same step, its autoreset_mode is {mode}: "
+                "make it with vector_kwargs={'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP}"
+            )
+        self.vector_env = env
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self.render_mode = env.render_mode
+
+    def reset(self) -> Any:
+        """First observations of all environments."""
+        seeds = None if all(seed is None for seed in self._seeds) else [seed for seed in self._seeds if seed is not None]
+        obs, infos = self.vector_env.reset(seed=seeds)  # type: ignore[arg-type]
+        self.reset_infos = _rows(infos, self.num_envs)
+        self._reset_seeds()
+        self._reset_options()
+        return obs
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep the actions for ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> Any:
+        """Step all environments; finished ones carry SB3's ``terminal_observation``."""
+        obs, rewards, terminated, truncated, infos = self.vector_env.step(self._actions)
+        dones = terminated | truncated
+        last_obs, last_infos = infos.pop("final_obs", None), infos.pop("final_info", None)
+        rows = _rows(infos, self.num_envs)
+        if dones.any():
+            finals = _rows(last_infos or {}, self.num_envs)
+            for i in np.flatnonzero(dones):
+                # In this mode infos may already describe the next episode: the final ones belong to this step.
+                rows[i] |= finals[i]
+                rows[i]["terminal_observation"] = _pick(last_obs, i)
+                rows[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+        return obs, np.asarray(rewards, dtype=np.float32), dones, rows
+
+    def close(self) -> None:
+        """Close the vector environment."""
+        self.vector_env.close()
+
+    def get_images(self) -> Sequence[NDArray[Any] | None]:
+        """Frames, where the vector environment has them."""
+        frames: Any = self.vector_env.render()
+        return [None] * self.num_envs if frames is None else list(frames)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The vector environment's attribute, once per environment."""
+        value = getattr(self.vector_env, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set it for all environments (they are one object)."""
+        setattr(self.vector_env, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Call it once; the result is repeated for every environment."""
+        result = getattr(self.vector_env, method_name)(*args, **kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
+        """No single environment is wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+
+def _rows(infos: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    """Gymnasium's dict of arrays as one dict per environment, without the entries that it masks out."""
+    rows: list[dict[str, Any]] = [{} for _ in range(n)]
+    for key, values in infos.items():
+        if key.startswith("_") and key[1:] in infos:
+            continue
+        mask = infos.get(f"_{key}")
+        present = range(n) if mask is None else np.flatnonzero(mask)
+        parts = _rows(values, n) if isinstance(values, dict) else values
+        plain = parts.tolist() if isinstance(parts, np.ndarray) and parts.ndim == 1 else parts
+        for i in present:
+            rows[i][key] = plain[i]
+    return rows
+
+
+def _pick(obs: Any, i: int) -> Any:
+    return {key: part[i] for key, part in obs.items()} if isinstance(obs, dict) else obs[i]
+
+
+class VecRecoveryFilter(VecEnvWrapper):
+    """``safe_wrappers.RecoveryFilter`` over a whole VecEnv: one batched risk evaluation a step.
+
+    Args:
+        venv: what to protect.
+        risk: ``risk(obs[B, ...], action[B, ...]) -> [B]``, environment units.
+        recovery: ``recovery(obs[B, ...]) -> [B, ...]``.
+        eps_risk: threshold.
+        kind: ``"probability"`` or ``"return"``, which decides what threshold makes sense.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        risk: RiskFunction,
+        recovery: RecoveryFunction,
+        eps_risk: float,
+        kind: RiskKind = "probability",
+    ) -> None:
+        self.eps_risk = check_eps_risk(eps_risk, kind)
+        super().__init__(venv)
+        self.risk, self.recovery = risk, recovery
+
+    @classmethod
+    def from_model(cls, venv: VecEnv, model: Any, eps_risk: float | None = None) -> VecRecoveryFilter:
+        """With the filter of a model or of ``load_filter``."""
+        eps_risk = model.eps_risk if eps_risk is None else eps_risk
+        return cls(venv, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
+
+    def reset(self) -> Any:
+        """Reset all environments."""
+        self._obs = self.venv.reset()
+        return self._obs
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Filter, then step."""
+        self._proposed = np.asarray(actions)
+        self._executed, self._intervened, _ = filter_actions(
+            self.risk, self.recovery, self.eps_risk, self._obs, self._proposed, self.action_space
+        )
+        self.venv.step_async(self._executed)
+
+    def step_wait(self) -> Any:
+        """Observations, rewards, dones, infos; the infos tell what was proposed and executed."""
+        self._obs, rewards, dones, infos = self.venv.step_wait()
+        for i, info in enumerate(infos):
+            info[PROPOSED_ACTION], info[EXECUTED_ACTION] = self._proposed[i], self._executed[i]
+            info[INTERVENED] = bool(self._intervened[i])
+        return self._obs, rewards, dones, infos

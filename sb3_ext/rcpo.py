@@ -1,0 +1,53 @@
+"""Reward-constrained policy optimisation, and the risk-sensitive SAC of SQRL's comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+
+from sb3_ext.common.buffers import CostBatch
+from sb3_ext.common.risk_sac import PricedRiskSAC
+
+
+class RCPO(PricedRiskSAC):
+    r"""SAC whose reward is charged for risk: :math:`r - \lambda\,Q_{risk}(s, a)` (Tessler et al. 2018).
+
+    As in Recovery RL's comparison (appendix A) the charge enters the target of the reward critics, at terminal
+    transitions too, and :math:`\lambda` ascends on the excess of the risk of replayed actions.
+
+    Args are those of ``PricedRiskSAC`` and ``RiskSAC``.
+    """
+
+    def _rewards(self, batch: CostBatch) -> th.Tensor:
+        return batch.rewards - self.multiplier.value * self._risk_of(batch.observations, batch.actions)
+
+
+class RiskSensitiveSAC(RCPO):
+    """``RCPO`` with a multiplier that grows linearly to a fixed value (SQRL, section 7; its released schedule).
+
+    Args:
+        policy: as in SB3.
+        env: as in SB3.
+        learning_rate: as in SB3.
+        multiplier_end: last value.
+        anneal_updates: updates that it takes to get there.
+        **kwargs: see ``RiskSAC``.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        learning_rate: Any = 3e-4,
+        *,
+        multiplier_end: float = 10.0,
+        anneal_updates: int = 10_000,
+        **kwargs: Any,
+    ) -> None:
+        if anneal_updates < 1:
+            raise ValueError(f"anneal_updates must be >= 1, got {anneal_updates}")
+        schedule = {"start": 0.0, "end": multiplier_end, "duration": anneal_updates}
+        super().__init__(
+            policy, env, learning_rate, multiplier="schedule", multiplier_kwargs=schedule, **kwargs
+        )

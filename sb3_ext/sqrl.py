@@ -1,0 +1,201 @@
+"""SQRL: pre-train a policy with its safety critic, fine-tune it behind that critic."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Literal, Self
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.vec_env import VecEnv
+
+from safe_wrappers.transitions import Transitions
+from sb3_ext.common.buffers import CostBatch, CostReplayBuffer, sample_union
+from sb3_ext.common.risk_sac import Progress
+from sb3_ext.common.rollouts import collect_episodes
+from sb3_ext.common.selectors import RejectionSampling
+from sb3_ext.sac_lag import SACLag
+
+Choice = Literal["policy", "density", "risky"]
+
+
+class SQRL(SACLag):
+    """Safety Q-functions for RL (Srinivasan et al. 2020, algorithms 1 and 2).
+
+    ``pretrain(env)`` learns a task with SAC while every action passes the mask of equation 3; after every ``n_off``
+    steps the masked policy collects on-policy episodes, and the safety critic learns from these and from the
+    replay buffer in equal parts. ``finetune(env)`` learns another task behind the critic, frozen by default, with
+    the multiplier's penalty in the actor's loss (equation 4). ``pretrain(dataset)`` and ``learn`` give the variant
+    of Recovery RL's comparison: offline pre-training, then mask, penalty and critic updates at every step.
+
+    Deviations: squared error as printed (``risk_kwargs={"loss": "bce"}`` is the released cross-entropy); the mask
+    is on from the first step as printed (``mask_from=0.5``: from half of pre-training on, as released); the
+    penalty's gradient reaches the actor (``penalty_gradient=False``: it is stopped, as released).
+
+    Args:
+        policy: as in SB3.
+        env: as in SB3.
+        learning_rate: as in SB3.
+        n_candidates: see ``RejectionSampling``.
+        choice: see there; used in ``finetune`` and ``learn``.
+        pretrain_choice: the same, in ``pretrain(env)`` (section 6 of the paper takes risky ones).
+        n_off: environment steps between collections of on-policy safety data.
+        safety_episodes: episodes per collection.
+        safety_updates: updates of the safety critic per collection.
+        safety_buffer_size: newest on-policy steps to keep.
+        mask_from: share of ``pretrain(env)`` after which the mask is on.
+        penalty_gradient: let the penalty's gradient reach the actor.
+        **kwargs: see ``PricedRiskSAC``; the multiplier starts at e and learns with 3e-4, as released.
+
+    Attributes:
+        safety_steps: environment steps spent on on-policy safety data.
+        safety_violations: violations in them.
+    """
+
+    transient: ClassVar[tuple[str, ...]] = (*SACLag.transient, "safety_buffer", "_safety_env")
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        learning_rate: Any = 3e-4,
+        *,
+        n_candidates: int = 100,
+        choice: Choice = "policy",
+        pretrain_choice: Choice = "risky",
+        n_off: int = 1000,
+        safety_episodes: int = 5,
+        safety_updates: int = 10,
+        safety_buffer_size: int = 2500,
+        mask_from: float = 0.0,
+        penalty_gradient: bool = True,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if min(n_off, safety_episodes, safety_buffer_size) < 1:
+            raise ValueError("n_off, safety_episodes and safety_buffer_size must be >= 1")
+        if not 0.0 <= mask_from <= 1.0:
+            raise ValueError(f"mask_from must be in [0, 1], got {mask_from}")
+        self.n_candidates, self.choice, self.pretrain_choice = n_candidates, choice, pretrain_choice
+        self.n_off, self.safety_episodes, self.safety_updates = n_off, safety_episodes, safety_updates
+        self.safety_buffer_size, self.mask_from, self.penalty_gradient = safety_buffer_size, mask_from, penalty_gradient
+        self.phase: Literal["online", "pretrain", "finetune"] = "online"
+        self.safety_steps = self.safety_violations = self._next_collection = 0
+        kwargs.setdefault("multiplier_kwargs", {"value": float(np.e), "learning_rate": 3e-4})
+        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
+        self.relabel = False  # the mask is part of the policy: SAC learns from what was executed
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_safety(self) -> None:
+        super()._setup_safety()
+        self.safety_buffer: CostReplayBuffer | None = None
+        self._safety_env: VecEnv | None = None
+        self.selector = RejectionSampling(self.safety_critic, self.limit, self.n_candidates, self._active_choice())
+
+    # ------------------------------------------------------------------ phases
+
+    def pretrain(
+        self,
+        source: Any,
+        steps: int = 10_000,
+        *,
+        safety_env: Any = None,
+        check_env_id: bool = True,
+        progress: Progress | None = None,
+        **learn_kwargs: Any,
+    ) -> Self:
+        """Pre-train on an environment (algorithm 1), or the safety critic on offline data.
+
+        Args:
+            source: an environment (or its ID), or ``Transitions``.
+            steps: environment steps, or gradient steps on the offline data.
+            safety_env: where the on-policy safety data are collected; None: a copy of ``source``.
+            check_env_id: see ``RiskSAC.pretrain``.
+            progress: see ``RiskSAC.pretrain``.
+            **learn_kwargs: passed on to ``learn``.
+        """
+        if isinstance(source, Transitions):
+            return super().pretrain(source, steps, check_env_id=check_env_id, progress=progress)
+        self._enter("pretrain", source)
+        self._safety_env = copy.deepcopy(self.env) if safety_env is None else self._wrap_env(safety_env)
+        self._safety_env.seed(None if self.seed is None else self.seed + 1)  # type: ignore[union-attr]
+        self.pretraining_steps += steps
+        return self.learn(steps, **learn_kwargs)
+
+    def finetune(self, env: Any, steps: int, *, freeze_critic: bool = True, **learn_kwargs: Any) -> Self:
+        """Fine-tune on another task behind the safety critic (algorithm 2), with an empty replay buffer.
+
+        Args:
+            env: the target task.
+            steps: environment steps.
+            freeze_critic: keep the safety critic as pre-trained.
+            **learn_kwargs: passed on to ``learn``.
+        """
+        self._enter("finetune", env)
+        self.online_updates = not freeze_critic
+        assert self.replay_buffer is not None
+        self.replay_buffer.reset()
+        self.learning_starts = min(self.learning_starts, self.batch_size)
+        return self.learn(steps, **learn_kwargs)
+
+    def _enter(self, phase: Literal["pretrain", "finetune"], env: Any) -> None:
+        self.phase = phase
+        self.set_env(gym.make(env) if isinstance(env, str) else env)
+        assert isinstance(self.selector, RejectionSampling)
+        self.selector.choice = self._active_choice()
+
+    def _active_choice(self) -> Choice:
+        return self.pretrain_choice if self.phase == "pretrain" else self.choice
+
+    # ------------------------------------------------------------------ training
+
+    def _select(self, observation: Any, proposed: Any, deterministic: bool, warm_up: bool) -> Any:
+        if self.phase == "pretrain" and self._progress() < self.mask_from:
+            self.last_intervened = np.zeros(len(proposed), dtype=bool)
+            return proposed
+        return super()._select(observation, proposed, deterministic, warm_up)
+
+    def _actor_loss(self, batch: CostBatch, actions: th.Tensor, soft_value: th.Tensor) -> th.Tensor:
+        if self.phase == "pretrain":  # algorithm 1: plain SAC
+            return -soft_value.mean()
+        return super()._actor_loss(batch, actions if self.penalty_gradient else actions.detach(), soft_value)
+
+    def _safety_step(self, batch: CostBatch) -> None:
+        if self.phase != "pretrain":
+            super()._safety_step(batch)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """SAC's update; in ``pretrain(env)`` also the collection that is due (algorithm 1, lines 13 to 16)."""
+        super().train(gradient_steps, batch_size)
+        if self.phase == "pretrain" and self.num_timesteps >= self._next_collection:
+            self._next_collection = self.num_timesteps + self.n_off
+            self._collect_safety_data()
+
+    def _collect_safety_data(self) -> None:
+        assert self._safety_env is not None
+        if self.safety_buffer is None:
+            assert self.replay_buffer_class is not None and isinstance(self.replay_buffer, CostReplayBuffer)
+            self.safety_buffer = type(self.replay_buffer)(
+                self.safety_buffer_size, self.observation_space, self.action_space, device=self.device,
+                n_envs=self._safety_env.num_envs, missing_cost=self.missing_cost,
+            )  # fmt: skip
+        counts = collect_episodes(self, self._safety_env, self.safety_buffer, self.safety_episodes)
+        self.safety_steps += counts.steps
+        self.safety_violations += counts.violations
+        for _ in range(self.safety_updates):
+            self._risk_step()
+        self.logger.record("safety/on_policy_steps", self.safety_steps)
+        self.logger.record("safety/on_policy_violations", self.safety_violations)
+
+    def _risk_batch(self) -> CostBatch:
+        if self.phase != "pretrain" or self.safety_buffer is None:
+            return super()._risk_batch()
+        assert isinstance(self.replay_buffer, CostReplayBuffer)
+        half = self.batch_size // 2
+        return CostBatch.join(
+            sample_union([self.replay_buffer], half, self._vec_normalize_env, self.positive_fraction),
+            sample_union([self.safety_buffer], half, self._vec_normalize_env, self.positive_fraction),
+        )
+
