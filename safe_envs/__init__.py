@@ -36,6 +36,7 @@ __all__ = [
     "TaskVectorEnv",
     "collect_constraint_data",
     "load_minari",
+    "register_envs",
     "to_minari",
 ]
 

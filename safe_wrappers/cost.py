@@ -75,9 +75,7 @@ class CostFromFunction(CostWriter, RecordConstructorArgs):
         (1.0, True)
     """
 
-    def __init__(
-        self, env: gym.Env, cost_fn: CostFunction, violation_fn: ViolationFunction | None = None
-    ) -> None:
+    def __init__(self, env: gym.Env, cost_fn: CostFunction, violation_fn: ViolationFunction | None = None) -> None:
         for name, function in (("cost_fn", cost_fn), ("violation_fn", violation_fn)):
             if not callable(function) and (name, function) != ("violation_fn", None):
                 raise TypeError(f"{name} must be a function (obs, action, next_obs, info), got {function!r}")
@@ -87,9 +85,7 @@ class CostFromFunction(CostWriter, RecordConstructorArgs):
         self.violation_fn = violation_fn
         self._started = False
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment and remember the first observation."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._started, self._observation = True, _snapshot(observation)
@@ -98,9 +94,7 @@ class CostFromFunction(CostWriter, RecordConstructorArgs):
     def step(self, action: Any) -> Step:
         """Step the environment and write the cost of the transition."""
         if not self._started:
-            raise gym.error.ResetNeeded(
-                "call reset() before step(): the cost needs the observation before it"
-            )
+            raise gym.error.ResetNeeded("call reset() before step(): the cost needs the observation before it")
         observation, reward, terminated, truncated, info = self.env.step(action)
         transition = (self._observation, action, observation, info)
         violation = None if self.violation_fn is None else bool(self.violation_fn(*transition))
@@ -199,9 +193,7 @@ class CostPenalty(gym.Wrapper, RecordConstructorArgs):
 
     def __init__(self, env: gym.Env, penalty: float, missing_cost: str = "raise") -> None:
         if not (math.isfinite(penalty) and penalty >= 0.0):
-            raise ValueError(
-                f"penalty must be finite and >= 0, got {penalty}: it is subtracted from the reward"
-            )
+            raise ValueError(f"penalty must be finite and >= 0, got {penalty}: it is subtracted from the reward")
         check_missing_cost(missing_cost)
         RecordConstructorArgs.__init__(self, penalty=penalty, missing_cost=missing_cost)
         gym.Wrapper.__init__(self, env)

@@ -19,18 +19,14 @@ class _Borrowed(gym.Env):
     def __init__(self, source: Any) -> None:
         for name in ("step", "reset", "observation_space", "action_space"):
             if not hasattr(source, name):
-                raise TypeError(
-                    f"expected an environment, got {type(source).__name__}, which has no {name!r}"
-                )
+                raise TypeError(f"expected an environment, got {type(source).__name__}, which has no {name!r}")
         self.source = source
         self.observation_space = source.observation_space
         self.action_space = source.action_space
         self.metadata = getattr(source, "metadata", {"render_modes": []})
         self.render_mode = getattr(source, "render_mode", None)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         observation, info = self.source.reset(seed=seed, options=options)
         return observation, info

@@ -90,9 +90,7 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
         observations = take_rows(self._observation, np.zeros(len(self.candidates), dtype=int))
         return allowed_actions(predict_risk(self.risk, observations, self.candidates), self.eps_risk)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment and remember the observation for the mask."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._observation = batch_of_one(observation)
@@ -107,18 +105,14 @@ class ActionMask(gym.Wrapper, RecordConstructorArgs):
         return observation, reward, terminated, truncated, info
 
 
-def _candidates(
-    space: spaces.Space[Any], actions: ArrayLike | None, bins: int | Sequence[int] | None
-) -> NDArray[Any]:
+def _candidates(space: spaces.Space[Any], actions: ArrayLike | None, bins: int | Sequence[int] | None) -> NDArray[Any]:
     if not isinstance(space, spaces.Discrete | spaces.Box):
         raise TypeError(f"ActionMask needs a Discrete or Box action space, got {space}")
     if actions is not None and bins is not None:
         raise ValueError("pass either actions or bins, got both")
     if isinstance(space, spaces.Discrete):
         if bins is not None:
-            raise ValueError(
-                f"bins={bins} needs a Box action space, got {space}; its actions are discrete already"
-            )
+            raise ValueError(f"bins={bins} needs a Box action space, got {space}; its actions are discrete already")
         actions = np.arange(space.start, space.start + space.n) if actions is None else actions
     elif actions is None:
         actions = _grid(space, bins)
@@ -214,9 +208,7 @@ def sample_safely(
     observations = take_rows(batch_of_one(observation), np.zeros(n, dtype=int))
     actions = np.asarray(model.predict(observations, deterministic=False)[0])
     if actions.shape[:1] != (n,):
-        raise ValueError(
-            f"expected {n} actions of model.predict for {n} observations, got shape {actions.shape}"
-        )
+        raise ValueError(f"expected {n} actions of model.predict for {n} observations, got shape {actions.shape}")
     risks = predict_risk(risk, observations, actions)
     rng = np.random.default_rng() if rng is None else rng
     chosen = rng.choice(np.flatnonzero(allowed_actions(risks, eps_risk)))

@@ -54,9 +54,7 @@ class EpisodeCosts:
         """Forget the unfinished episodes of all environments."""
         self._running = [_empty() for _ in range(self.n_envs)]
 
-    def add(
-        self, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool] | NDArray[np.bool_]
-    ) -> list[EpisodeCost]:
+    def add(self, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool] | NDArray[np.bool_]) -> list[EpisodeCost]:
         """Count one step of every environment.
 
         Args:
@@ -135,9 +133,7 @@ class CostMonitor(gym.Wrapper, RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, missing_cost=missing_cost)
         gym.Wrapper.__init__(self, env)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment and start counting from zero."""
         self._costs.reset()
         return self.env.reset(seed=seed, options=options)

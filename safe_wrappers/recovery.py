@@ -126,17 +126,13 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
         model = _load(model_or_path) if isinstance(model_or_path, str | os.PathLike) else model_or_path
         missing = [name for name in ("risk", "recovery", "eps_risk") if not hasattr(model, name)]
         if missing:
-            raise TypeError(
-                f"expected a model with risk, recovery and eps_risk, got {model!r} without {missing}"
-            )
+            raise TypeError(f"expected a model with risk, recovery and eps_risk, got {model!r} without {missing}")
         _check_space("observation", getattr(model, "observation_space", None), env.observation_space)
         _check_space("action", getattr(model, "action_space", None), env.action_space)
         eps_risk = model.eps_risk if eps_risk is None else eps_risk
         return cls(env, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment and remember the observation for the first decision."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._observation = batch_of_one(observation)
@@ -145,9 +141,7 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Execute the proposed action, or the recovery action where the proposed one is too risky."""
         if self._observation is None:
-            raise gym.error.ResetNeeded(
-                "call reset() before step(): the filter decides on the last observation"
-            )
+            raise gym.error.ResetNeeded("call reset() before step(): the filter decides on the last observation")
         proposed = _check_proposed(action, self.action_space)
         executed, intervened, risks = filter_actions(
             self.risk, self.recovery, self.eps_risk, self._observation, proposed, self.action_space
@@ -171,9 +165,7 @@ def _check_proposed(action: Any, space: spaces.Space[Any]) -> NDArray[Any]:
     """
     proposed = np.array(action)
     if space.shape is not None and proposed.shape != space.shape:
-        raise ValueError(
-            f"expected an action of shape {space.shape}, got {action!r} of shape {proposed.shape}"
-        )
+        raise ValueError(f"expected an action of shape {space.shape}, got {action!r} of shape {proposed.shape}")
     if proposed.dtype.kind not in "biuf" or not np.isfinite(proposed).all():
         raise ValueError(f"expected a finite action, got {action!r}; the environment has not been stepped")
     return proposed[None]

@@ -46,9 +46,7 @@ class ByReference:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function: Callable[..., Any] = (
-            function.function if isinstance(function, ByReference) else function
-        )
+        self.function: Callable[..., Any] = function.function if isinstance(function, ByReference) else function
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""
@@ -126,9 +124,7 @@ def predict_risk(risk: RiskFunction, observations: Observations, actions: NDArra
     if risks.shape != (len(actions),):
         raise ValueError(f"risk must return one value per action, shape {(len(actions),)}, got {risks.shape}")
     if not np.isfinite(risks).all():
-        raise ValueError(
-            f"risk must be finite, got {risks[~np.isfinite(risks)][0]}: check the risk model's inputs"
-        )
+        raise ValueError(f"risk must be finite, got {risks[~np.isfinite(risks)][0]}: check the risk model's inputs")
     return risks
 
 
@@ -205,9 +201,7 @@ def filter_action(
     action_space: spaces.Space[Any] | None = None,
 ) -> tuple[Any, bool, float]:
     """``filter_actions`` for one observation and action: ``(executed, intervened, risk)``."""
-    batch = filter_actions(
-        risk, recovery, eps_risk, batch_of_one(observation), np.asarray(action)[None], action_space
-    )
+    batch = filter_actions(risk, recovery, eps_risk, batch_of_one(observation), np.asarray(action)[None], action_space)
     return batch.executed[0], bool(batch.intervened[0]), float(batch.risks[0])
 
 
@@ -223,9 +217,7 @@ def _check_recovery(
     inside = _round_into(actions, action_space)
     for row in inside:
         if not action_space.contains(row):
-            raise ValueError(
-                f"recovery action {row} is outside the action space {action_space}; clip or rescale it"
-            )
+            raise ValueError(f"recovery action {row} is outside the action space {action_space}; clip or rescale it")
     return inside
 
 

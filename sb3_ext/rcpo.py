@@ -48,6 +48,4 @@ class RiskSensitiveSAC(RCPO):
         if anneal_updates < 1:
             raise ValueError(f"anneal_updates must be >= 1, got {anneal_updates}")
         schedule = {"start": 0.0, "end": multiplier_end, "duration": anneal_updates}
-        super().__init__(
-            policy, env, learning_rate, multiplier="schedule", multiplier_kwargs=schedule, **kwargs
-        )
+        super().__init__(policy, env, learning_rate, multiplier="schedule", multiplier_kwargs=schedule, **kwargs)

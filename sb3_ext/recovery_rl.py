@@ -6,15 +6,14 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
+from safe_wrappers.transitions import Transitions
 from sb3_ext.common.buffers import CostBatch, unscale_action
 from sb3_ext.common.export import ExportedFilter
 from sb3_ext.common.recovery_policy import RecoveryActor
 from sb3_ext.common.risk_sac import RiskSAC
 from sb3_ext.common.selectors import ThresholdRecovery
-from safe_wrappers.transitions import Transitions
 
 
 class RecoveryRL(RiskSAC):
@@ -36,6 +35,7 @@ class RecoveryRL(RiskSAC):
         **kwargs: see ``RiskSAC``.
 
     Examples:
+        >>> import numpy as np
         >>> import safe_envs
         >>> data = safe_envs.collect_constraint_data("safe/Navigation2-v0", 500, seed=0)
         >>> model = RecoveryRL("MlpPolicy", "safe/Navigation2-v0", gamma_risk=0.65, eps_risk=0.1)

@@ -59,9 +59,7 @@ class RSPO(SACLag):
             raise ValueError(f"anneal_episodes must be >= 1, got {anneal_episodes}")
         self.anneal_episodes = anneal_episodes
         schedule = {"start": multiplier_start, "end": 0.0}
-        super().__init__(
-            policy, env, learning_rate, multiplier="schedule", multiplier_kwargs=schedule, **kwargs
-        )
+        super().__init__(policy, env, learning_rate, multiplier="schedule", multiplier_kwargs=schedule, **kwargs)
 
     def _progress(self) -> float:
         if self.anneal_episodes is None:

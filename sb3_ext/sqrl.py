@@ -198,4 +198,3 @@ class SQRL(SACLag):
             sample_union([self.replay_buffer], half, self._vec_normalize_env, self.positive_fraction),
             sample_union([self.safety_buffer], half, self._vec_normalize_env, self.positive_fraction),
         )
-

@@ -140,9 +140,7 @@ class TaskEnv(SafeEnv):
         return {name: float(term[0]) for name, term in self.task.cost_terms(self._states).items()}
 
     def _outcome(self, violation: bool) -> Outcome:
-        rewards, terminations, successes = self.task.outcomes(
-            self._previous, self._states, np.array([violation])
-        )
+        rewards, terminations, successes = self.task.outcomes(self._previous, self._states, np.array([violation]))
         return Outcome(float(rewards[0]), bool(terminations[0]), bool(successes[0]))
 
     def _observation(self) -> NDArray[np.float32]:
@@ -160,11 +158,11 @@ class TaskEnv(SafeEnv):
 
 
 def _as_positions(value: ArrayLike, n: int) -> FloatArray:
-    expected = f"options['{STATE_OPTION}'] must be a finite (x, y), or {n} of them, got {value!r}"
+    problem = f"options['{STATE_OPTION}'] must be a finite (x, y), or {n} of them, got {value!r}"
     try:
-        positions = np.broadcast_to(np.asarray(value, dtype=np.float64), (n, 2))
+        positions = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(expected) from None
-    if np.ndim(value) == 0 or not np.isfinite(positions).all():
-        raise ValueError(expected)
-    return positions
+        raise ValueError(problem) from None
+    if positions.shape not in ((2,), (n, 2)) or not np.isfinite(positions).all():
+        raise ValueError(problem)
+    return np.broadcast_to(positions, (n, 2))

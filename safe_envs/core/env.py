@@ -170,9 +170,7 @@ class SafeEnv(gym.Env[NDArray[Any], NDArray[Any]], ABC):
             gymnasium.error.DependencyNotInstalled: if Pillow, or pygame in mode ``human``, is missing.
         """
         if self.render_mode is None:
-            gym.logger.warn(
-                "render() does nothing without a render mode, e.g. gym.make(id, render_mode='rgb_array')"
-            )
+            gym.logger.warn("render() does nothing without a render mode, e.g. gym.make(id, render_mode='rgb_array')")
             return None
         if self._renderer is None:
             self._renderer = self._create_renderer()

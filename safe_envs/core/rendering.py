@@ -58,9 +58,7 @@ class SceneRenderer:
         self._scene, self._style = scene, style or Style()
         extent, style = scene.extent, self._style
         self._scale = style.longest_side / max(extent.width, extent.height)
-        width, height = (
-            max(side * self._scale, style.shortest_side) for side in (extent.width, extent.height)
-        )
+        width, height = (max(side * self._scale, style.shortest_side) for side in (extent.width, extent.height))
         # Even, because common video codecs ask for it.
         self.size = (2 * round(width / 2), 2 * round(height / 2))
         """(width, height) of a picture in pixels."""
@@ -126,9 +124,7 @@ class Window:
         try:
             import pygame
         except ImportError as error:
-            raise DependencyNotInstalled(
-                'mode "human" needs pygame: pip install "sb3-safe[human]"'
-            ) from error
+            raise DependencyNotInstalled('mode "human" needs pygame: pip install "sb3-safe[human]"') from error
         self._pygame, self._title, self._fps = pygame, title, fps
         pygame.display.init()
         self._clock = pygame.time.Clock()

@@ -33,7 +33,7 @@ class TaskVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     one's, as in Gymnasium's ``SyncVectorEnv`` in this mode.
 
     All copies draw from one generator: the trajectories differ from those of ``num_envs`` seeded single
-    environments, except for ``num_envs=1`` up to the end of the first episode, where they are equal.
+    environments, except for ``num_envs=1``, where they are equal.
 
     Args:
         num_envs: number of copies, >= 1.
@@ -149,9 +149,7 @@ class TaskVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         every = np.ones(self.num_envs, dtype=bool)
         mask = np.asarray(options.get(RESET_MASK_OPTION, every))
         if mask.shape != every.shape or mask.dtype != np.bool_ or not mask.any():
-            raise ValueError(
-                f"options['{RESET_MASK_OPTION}'] must be [{self.num_envs}] bool, one True, got {mask!r}"
-            )
+            raise ValueError(f"options['{RESET_MASK_OPTION}'] must be [{self.num_envs}] bool, one True, got {mask!r}")
         if not (self._is_ready or mask.all()):
             raise ValueError(f"the first reset must be of every copy, got {RESET_MASK_OPTION}={mask!r}")
         return mask

@@ -16,9 +16,7 @@ from safe_envs.data.scripted import COLLECTORS, ROLLOUT_LENGTH, RolloutGroup
 from safe_wrappers.transitions import Transitions
 
 
-def collect_constraint_data(
-    env_id: str, n_transitions: int = 10_000, seed: int = 0, **env_kwargs: Any
-) -> Transitions:
+def collect_constraint_data(env_id: str, n_transitions: int = 10_000, seed: int = 0, **env_kwargs: Any) -> Transitions:
     """Record scripted random rollouts of at most 10 steps, each stopped at its first violation.
 
     The number of transitions only comes near the requested one: for Navigation it follows the released code
@@ -38,9 +36,7 @@ def collect_constraint_data(
         ValueError: if there is no collector for the ID, or ``n_transitions`` is not positive.
     """
     if env_id not in COLLECTORS:
-        raise ValueError(
-            f"env_id must be one of {sorted(COLLECTORS)} (those with a scripted policy), got {env_id!r}"
-        )
+        raise ValueError(f"env_id must be one of {sorted(COLLECTORS)} (those with a scripted policy), got {env_id!r}")
     if n_transitions < 1:
         raise ValueError(f"n_transitions must be >= 1, got {n_transitions}")
     env = gym.make(f"safe_envs:{env_id}", disable_env_checker=True, **env_kwargs)
@@ -54,9 +50,7 @@ def collect_constraint_data(
     return Transitions.concatenate(parts).with_env_id(env_id)
 
 
-def _roll_out(
-    task: BatchedTask, group: RolloutGroup, rng: np.random.Generator, states: FloatArray
-) -> Transitions:
+def _roll_out(task: BatchedTask, group: RolloutGroup, rng: np.random.Generator, states: FloatArray) -> Transitions:
     rollouts = np.arange(len(states))
     parts, owners = [], []
     for _ in range(ROLLOUT_LENGTH):
@@ -84,9 +78,7 @@ def episode_slices(transitions: Transitions) -> Iterator[slice]:
     observations, next_observations = transitions.observations, transitions.next_observations
     if isinstance(observations, dict) or isinstance(next_observations, dict):
         raise ValueError("expected observations in one array, got a dict of arrays")
-    linked = (
-        (next_observations[:-1] == observations[1:]).reshape(max(0, len(transitions) - 1), -1).all(axis=1)
-    )
+    linked = (next_observations[:-1] == observations[1:]).reshape(max(0, len(transitions) - 1), -1).all(axis=1)
     ends = np.flatnonzero(~linked | transitions.terminals[:-1]) + 1
     bounds = [0, *ends.tolist(), len(transitions)]
     for begin, end in pairwise(bounds):
@@ -99,9 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("env_id", choices=sorted(COLLECTORS))
     parser.add_argument("--transitions", type=int, default=10_000, help="how many transitions to ask for")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--minari", metavar="ID", help="store as this Minari data set, e.g. safe/nav1/constraint-v0"
-    )
+    parser.add_argument("--minari", metavar="ID", help="store as this Minari data set, e.g. safe/nav1/constraint-v0")
     options = parser.parse_args(arguments)
     data = collect_constraint_data(options.env_id, options.transitions, options.seed)
     print(f"{options.env_id}: {len(data)} transitions, {data.n_violations} violations (seed {options.seed})")

@@ -53,9 +53,7 @@ class RolloutGroup:
 
     def _draw_starts(self, rng: np.random.Generator, n: int, scene: Scene) -> FloatArray:
         areas = self.starts or (scene.extent,)
-        bounds = np.array([(a.x_min, a.y_min, a.x_max, a.y_max) for a in areas])[
-            rng.integers(len(areas), size=n)
-        ]
+        bounds = np.array([(a.x_min, a.y_min, a.x_max, a.y_max) for a in areas])[rng.integers(len(areas), size=n)]
         return rng.uniform(bounds[:, :2], bounds[:, 2:])
 
 

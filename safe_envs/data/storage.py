@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -16,9 +17,8 @@ from safe_envs.data.collect import episode_slices
 from safe_wrappers.info import COST, VIOLATION
 from safe_wrappers.transitions import Transitions
 
-AUTHOR = "sb3-safe"
+DISTRIBUTION = "sb3-safe"
 ALGORITHM = "scripted"
-PERMALINK = "https://pypi.org/project/sb3-safe"
 ENV_ID_KEY = "safe_env_id"
 
 
@@ -40,19 +40,21 @@ def to_minari(transitions: Transitions, dataset_id: str) -> None:
     if len(transitions) == 0:
         raise ValueError("the data set has no transitions")
     episodes = [_episode(minari, transitions.rows(rows)) for rows in episode_slices(transitions)]
-    dataset = minari.create_dataset_from_buffers(
-        dataset_id,
-        episodes,
-        env=_registered(transitions.env_id),
-        observation_space=_box_of(transitions.observations),
-        action_space=_box_of(transitions.actions),
-        algorithm_name=ALGORITHM,
-        author=AUTHOR,
-        author_email=AUTHOR,
-        code_permalink=PERMALINK,
-        description="Transitions with costs and constraint violations, for pre-training a safety critic.",
-        requirements=["sb3-safe"],
-    )
+    env_id = _registered(transitions.env_id)
+    with warnings.catch_warnings():
+        # Minari warns of every optional entry that is left out, such as an e-mail address.
+        warnings.simplefilter("ignore", UserWarning)
+        dataset = minari.create_dataset_from_buffers(
+            dataset_id,
+            episodes,
+            env=env_id,
+            observation_space=_box_of(transitions.observations),
+            action_space=_box_of(transitions.actions),
+            algorithm_name=ALGORITHM,
+            author=DISTRIBUTION,
+            description="Transitions with costs and constraint violations, for pre-training a safety critic.",
+            requirements=[DISTRIBUTION],
+        )
     dataset.storage.update_metadata({ENV_ID_KEY: transitions.env_id or ""})
 
 
@@ -92,9 +94,7 @@ def _episode(minari: ModuleType, rows: Transitions) -> Any:
 
 def _rows(episode: Any, dataset_id: str) -> Transitions:
     if not {COST, VIOLATION} <= set(episode.infos or ()):
-        raise ValueError(
-            f"the infos of data set {dataset_id!r} need '{COST}' and '{VIOLATION}' on every step"
-        )
+        raise ValueError(f"the infos of data set {dataset_id!r} need '{COST}' and '{VIOLATION}' on every step")
     return Transitions(
         episode.observations[:-1],
         episode.actions,

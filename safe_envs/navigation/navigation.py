@@ -138,9 +138,7 @@ class NavigationVectorEnv(TaskVectorEnv):
 def _named_scene(name: str, goal_radius: float) -> Scene:
     if name not in NAVIGATION_OBSTACLES:
         raise ValueError(f"scene must be a Scene or one of {sorted(NAVIGATION_OBSTACLES)}, got {name!r}")
-    return Scene(
-        NAVIGATION_EXTENTS[name], NAVIGATION_OBSTACLES[name], NAVIGATION_START, NAVIGATION_GOAL, goal_radius
-    )
+    return Scene(NAVIGATION_EXTENTS[name], NAVIGATION_OBSTACLES[name], NAVIGATION_START, NAVIGATION_GOAL, goal_radius)
 
 
 def _matrix(name: str, value: ArrayLike) -> FloatArray:

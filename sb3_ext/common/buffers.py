@@ -231,9 +231,7 @@ def _stratified(buffers: Sequence[_CostStorage], batch_size: int, positive_fract
     n_positive = round(positive_fraction * batch_size)
     if len(positive) == 0 or len(negative) == 0:  # one class only: nothing to balance
         return np.random.randint(0, len(labels), size=batch_size)
-    return np.concatenate(
-        [np.random.choice(positive, n_positive), np.random.choice(negative, batch_size - n_positive)]
-    )
+    return np.concatenate([np.random.choice(positive, n_positive), np.random.choice(negative, batch_size - n_positive)])
 
 
 def _take(arrays: Any, rows: Rows) -> Any:

@@ -69,7 +69,9 @@ def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str) 
     """Read the checkpoint that ``folder`` points to; see ``SafeOffPolicy.load_checkpoint``."""
     pointer = Path(folder) / POINTER
     if not pointer.is_file():
-        raise ValueError(f"{folder} holds no complete checkpoint: expected the file {POINTER} that save_checkpoint writes")
+        raise ValueError(
+            f"{folder} holds no complete checkpoint: expected the file {POINTER} that save_checkpoint writes"
+        )
     complete = Path(folder) / pointer.read_text()
     with readable(complete, "checkpoint"):
         buffers, environments, state = (

@@ -130,7 +130,16 @@ def evaluate_safely(
             episode = next(finished)
             if quota[i] > 0:
                 success = bool(infos[i].get(SUCCESS, False))
-                rows.append((returns[i], episode["cost"], episode["length"], episode["violations"] > 0, success, interventions[i]))
+                rows.append(
+                    (
+                        returns[i],
+                        episode["cost"],
+                        episode["length"],
+                        episode["violations"] > 0,
+                        success,
+                        interventions[i],
+                    )
+                )
                 quota[i] -= 1
             returns[i] = interventions[i] = 0
         starts = dones
@@ -146,4 +155,6 @@ def _interventions(model: Any, infos: list[dict[str, Any]]) -> NDArray[np.int64]
     """Interventions of the agent's own filter or of a wrapper, ``[n_envs]``."""
     own = getattr(model, "last_intervened", None)
     own = np.zeros(len(infos), dtype=bool) if own is None or len(own) != len(infos) else own
-    return np.array([bool(a) or bool(info.get(INTERVENED, False)) for a, info in zip(own, infos, strict=True)], dtype=int)
+    return np.array(
+        [bool(a) or bool(info.get(INTERVENED, False)) for a, info in zip(own, infos, strict=True)], dtype=int
+    )

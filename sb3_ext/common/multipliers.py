@@ -67,7 +67,9 @@ class GradientMultiplier(Multiplier):
     ) -> None:
         super().__init__(value)
         if space not in ("log", "linear") or optimizer not in ("adam", "sgd"):
-            raise ValueError(f"space must be 'log' or 'linear' and optimizer 'adam' or 'sgd', got {space!r}, {optimizer!r}")
+            raise ValueError(
+                f"space must be 'log' or 'linear' and optimizer 'adam' or 'sgd', got {space!r}, {optimizer!r}"
+            )
         if space == "log" and value <= 0.0:
             raise ValueError(f"a multiplier with space='log' must start above 0, got {value}; use space='linear'")
         self.space = space

@@ -50,9 +50,7 @@ class RecoveryActor(nn.Module):
             features_extractor_class=features_extractor_class, features_extractor_kwargs=features_extractor_kwargs,
         )  # fmt: skip
         action_dim = int(np.prod(action_space.shape or (1,)))
-        self.features = make_features_extractor(
-            observation_space, features_extractor_class, features_extractor_kwargs
-        )
+        self.features = make_features_extractor(observation_space, features_extractor_class, features_extractor_kwargs)
         self.mean = nn.Sequential(*create_mlp(self.features.features_dim, action_dim, list(net_arch)), nn.Tanh())
         for layer in self.mean:
             if isinstance(layer, nn.Linear):

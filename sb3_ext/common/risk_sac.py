@@ -93,7 +93,9 @@ class RiskSAC(SafeSAC):
     def _setup_safety(self) -> None:
         kind = "probability" if self.cost_limit is None else "return"
         self.safety_critic = SafetyCritic(
-            self.observation_space, self.action_space, **{"kind": kind, "gamma_risk": self.gamma_risk, **self.risk_kwargs}
+            self.observation_space,
+            self.action_space,
+            **{"kind": kind, "gamma_risk": self.gamma_risk, **self.risk_kwargs},
         ).to(self.device)
         self.offline_buffer = None
         self.limit = self._resolve_limit()
@@ -107,7 +109,9 @@ class RiskSAC(SafeSAC):
             spec = self.env.get_attr("spec")[0]
             self.episode_length = None if spec is None else spec.max_episode_steps
         if self.episode_length is None:
-            raise ValueError("cost_limit needs the episodes' length, which the environment does not tell: pass episode_length=")
+            raise ValueError(
+                "cost_limit needs the episodes' length, which the environment does not tell: pass episode_length="
+            )
         return discounted_limit(self.cost_limit, self.gamma_risk, self.episode_length)
 
     # ------------------------------------------------------------------ public

@@ -38,7 +38,14 @@ def collect_episodes(model: Any, env: VecEnv, buffer: CostReplayBuffer, n_episod
         new_raw = _raw(obs, normalizer)
         for info, executed in zip(infos, action, strict=True):
             info.setdefault(EXECUTED_ACTION, executed)
-        buffer.add(raw, _with_terminal(new_raw, dones, infos, normalizer), scale_action(action, env.action_space), rewards, dones, infos)
+        buffer.add(
+            raw,
+            _with_terminal(new_raw, dones, infos, normalizer),
+            scale_action(action, env.action_space),
+            rewards,
+            dones,
+            infos,
+        )
         raw, steps, finished = new_raw, steps + env.num_envs, finished + int(dones.sum())
         violations += sum(read_violation(info, buffer.missing_cost) for info in infos)
     return RolloutCounts(steps, violations)

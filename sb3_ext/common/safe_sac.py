@@ -127,9 +127,7 @@ class SafeSAC(SafeOffPolicy, SAC):
         loss.backward()
         self.critic.optimizer.step()
 
-    def _update_actor(
-        self, batch: CostBatch, actions: th.Tensor, log_prob: th.Tensor, ent_coef: th.Tensor
-    ) -> None:
+    def _update_actor(self, batch: CostBatch, actions: th.Tensor, log_prob: th.Tensor, ent_coef: th.Tensor) -> None:
         # SB3 computes the gradient of the critics' weights here and throws it away; freezing them changes no result.
         with frozen(self.critic):
             values = th.cat(self.critic(batch.observations, actions), dim=1)

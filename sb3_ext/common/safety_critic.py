@@ -85,9 +85,7 @@ class RiskNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.observation_space = observation_space
-        self.features = make_features_extractor(
-            observation_space, features_extractor_class, features_extractor_kwargs
-        )
+        self.features = make_features_extractor(observation_space, features_extractor_class, features_extractor_kwargs)
         self.heads = EnsembleMLP(n_critics, self.features.features_dim + action_dim, net_arch)
         self.register_buffer("observation_mean", th.zeros(self.features.features_dim))
         self.register_buffer("observation_std", th.ones(self.features.features_dim))

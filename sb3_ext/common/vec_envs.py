@@ -44,7 +44,9 @@ class GymVecEnv(VecEnv):
 
     def reset(self) -> Any:
         """First observations of all environments."""
-        seeds = None if all(seed is None for seed in self._seeds) else [seed for seed in self._seeds if seed is not None]
+        seeds = (
+            None if all(seed is None for seed in self._seeds) else [seed for seed in self._seeds if seed is not None]
+        )
         obs, infos = self.vector_env.reset(seed=seeds)  # type: ignore[arg-type]
         self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()

@@ -1,0 +1,117 @@
+"""``safe-bench``: list the protocols, run them, report on them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from safe_bench.protocols import PROTOCOLS, Protocol, get_protocol, run_config
+from safe_bench.runs import RunError
+
+DEFAULT_OUT = "runs"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status (0: all well, 1: something failed, 2: bad arguments, 130: interrupted)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    console = Console()
+    try:
+        return int(options.command(options, console))
+    except (ValueError, RunError, OSError) as error:
+        print(f"safe-bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("safe-bench: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="safe-bench", description="The papers' experiments as resumable commands.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="what there is to run")
+    listing.set_defaults(command=_list)
+
+    run = commands.add_parser("run", help="run a protocol, or go on with it")
+    run.add_argument("protocol", help="a name from `safe-bench list`")
+    run.add_argument(
+        "--preset", default="quick", help="how much: quick, paper, or another of the protocol's (default: quick)"
+    )
+    run.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="default: the paper's comparison; `all` adds ablations"
+    )
+    run.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: the preset's")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, one core each (default: 1)")
+    run.add_argument("--out", default=DEFAULT_OUT, help=f"folder for the results (default: {DEFAULT_OUT})")
+    run.set_defaults(command=_run)
+
+    report = commands.add_parser("report", help="tables, plots and a page from finished runs")
+    report.add_argument("protocol", help="a name from `safe-bench list`")
+    report.add_argument("--out", default=DEFAULT_OUT, help=f"folder that `run` wrote to (default: {DEFAULT_OUT})")
+    report.add_argument("--to", help="folder for the report (default: inside --out)")
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _list(options: argparse.Namespace, console: Console) -> int:
+    table = Table("protocol", "paper", "methods (ablations in brackets)", "presets (default seeds)")
+    for protocol in PROTOCOLS.values():
+        methods = [name if m.group == "comparison" else f"({name})" for name, m in protocol.methods.items()]
+        presets = [f"{name} ({len(budget.seeds)})" for name, budget in protocol.presets.items()]
+        table.add_row(protocol.name, protocol.paper, ", ".join(methods), ", ".join(presets))
+    console.print(table)
+    return 0
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    protocol = get_protocol(options.protocol)
+    budget = protocol.budget(options.preset)
+    methods = _methods(protocol, options.methods)
+    seeds = budget.seeds if options.seeds is None else options.seeds
+
+    from safe_bench.pool import run_jobs  # torch and SB3 take seconds to load: not for `list` or a mistyped name
+    from safe_bench.runner import Job
+
+    # Seed by seed, so that an interrupted protocol has whole comparisons rather than whole methods.
+    jobs = [Job(protocol.name, options.preset, method, seed, options.out) for seed in seeds for method in methods]
+    for job in jobs:
+        job.folder.claim(run_config(protocol, job.preset, job.method, job.seed))
+    todo = [job for job in jobs if not job.folder.finished]
+    console.print(
+        f"{protocol.title}: {len(todo)} of {len(jobs)} runs to do (preset {options.preset}, into {options.out})"
+    )
+    outcomes = run_jobs(todo, options.jobs, console) if todo else []
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed:
+        print(f"safe-bench: {outcome.job.label} failed: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _methods(protocol: Protocol, names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        return protocol.default_methods
+    if list(names) == ["all"]:
+        return tuple(protocol.methods)
+    for name in names:
+        protocol.method(name)
+    return tuple(names)
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    protocol = get_protocol(options.protocol)
+
+    from safe_bench.report import summary_table, write_report
+
+    folder = write_report(options.out, protocol.name, None if options.to is None else Path(options.to))
+    console.print(summary_table(options.out, protocol.name))
+    console.print(f"report: {folder / 'report.html'} and {folder / 'report.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Run folders: what a run writes, how it is read back, and when it refuses."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_ext.common.files import atomic_path
+
+COLUMNS = (
+    "stage", "episode", "timesteps", "length", "return", "cost", "violation", "success", "interventions", "seconds",
+)  # fmt: skip
+PACKAGES = ("sb3-safe", "gymnasium", "stable-baselines3", "torch", "numpy")
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run: ``out/<protocol>/<method>/seed-<n>``."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, out: str | Path, protocol: str, method: str, seed: int) -> RunFolder:
+        """The folder of one method and seed."""
+        return cls(Path(out) / protocol / method / f"seed-{seed}")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run continues from."""
+        return self.path / "checkpoint"
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Take the folder for this configuration.
+
+        Raises:
+            RunError: if the folder belongs to another configuration or cannot be read or written.
+        """
+        file = self.path / "config.json"
+        if file.is_file():
+            found = read_json(file)
+            if found != config:
+                raise RunError(
+                    f"{self.path} holds a run with other settings ({describe_difference(found, config)}): "
+                    "choose another --out, or remove that folder"
+                )
+            return
+        try:
+            write_json(file, config)
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}; choose another --out") from error
+
+    def write_rows(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write the training episodes."""
+        with atomic_path(self.path / "episodes.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """The training episodes so far.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        file = self.path / "episodes.csv"
+        if not file.is_file():
+            return []
+        try:
+            with file.open(newline="") as handle:
+                return [_parse(row) for row in csv.DictReader(handle)]
+        except (KeyError, ValueError, TypeError) as error:
+            raise RunError(f"{file} is damaged ({error}): remove {self.path} to run it again") from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back.
+
+    Attributes:
+        config: its exact configuration.
+        episodes: training episodes, one array per column of ``COLUMNS``.
+        evaluation: ``{"deterministic": {...}, "stochastic": {...}, "calibration": ...}``.
+        summary: wall time, versions, commit.
+        figures: data of pictures, if kept.
+        path: its folder.
+    """
+
+    config: dict[str, Any]
+    episodes: dict[str, NDArray[Any]]
+    evaluation: dict[str, Any]
+    summary: dict[str, Any]
+    figures: dict[str, Any] | None
+    path: Path
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.config["seed"])
+
+    def stage(self, name: str) -> dict[str, NDArray[Any]]:
+        """The episodes of one stage."""
+        rows = self.episodes["stage"] == name
+        return {key: column[rows] for key, column in self.episodes.items()}
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Run:
+        """Read a finished run.
+
+        Raises:
+            RunError: if it is incomplete or damaged.
+        """
+        if not folder.finished:
+            raise RunError(f"{folder.path} is not finished: run the same command again to go on")
+        rows = folder.read_rows()
+        figures = folder.path / "figures.json"
+        return cls(
+            read_json(folder.path / "config.json"),
+            {key: np.array([row[key] for row in rows]) for key in COLUMNS},
+            read_json(folder.path / "evaluation.json"),
+            read_json(folder.path / "summary.json"),
+            read_json(figures) if figures.is_file() else None,
+            folder.path,
+        )
+
+
+def find_runs(out: str | Path, protocol: str) -> dict[str, list[Run]]:
+    """All finished runs of a protocol under ``out``, by method, seeds in order.
+
+    Raises:
+        RunError: if there is none.
+    """
+    root = Path(out) / protocol
+    runs: dict[str, list[Run]] = {}
+    for summary in sorted(root.glob("*/seed-*/summary.json")):
+        runs.setdefault(summary.parent.parent.name, []).append(Run.read(RunFolder(summary.parent)))
+    if not runs:
+        raise RunError(f"{root} holds no finished run: safe-bench run {protocol} --out {out} makes some")
+    return {method: sorted(found, key=lambda run: run.seed) for method, found in runs.items()}
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): remove {path.parent} to run it again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def describe_difference(found: Any, expected: Any, where: str = "") -> str:
+    """The first place in which two configurations differ."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted({*found, *expected}):
+            if found.get(key) != expected.get(key):
+                return describe_difference(found.get(key), expected.get(key), f"{where}.{key}" if where else key)
+    return f"{where}: there {found!r}, asked for {expected!r}"
+
+
+def provenance() -> dict[str, Any]:
+    """Package versions, Python, and the commit of the working tree if there is one."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {"versions": versions, "python": platform.python_version(), "commit": _commit()}
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _parse(row: dict[str, str]) -> dict[str, Any]:
+    integers = ("episode", "timesteps", "length", "violation", "success", "interventions")
+    numbers = {key: int(row[key]) for key in integers} | {key: float(row[key]) for key in ("return", "cost", "seconds")}
+    return {"stage": row["stage"], **numbers}
