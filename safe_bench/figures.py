@@ -35,10 +35,12 @@ def _make(stage: Stage, render_mode: str | None = None) -> gym.Env:
 
 
 def _trajectories(model: Any, stage: Stage, seed: int) -> list[dict[str, Any]]:
-    env, episodes = _make(stage), []
+    env = _make(stage)
+    episodes: list[dict[str, Any]] = []
     for index in range(N_TRAJECTORIES):
         obs, _ = env.reset(seed=seed + index)
-        points, risks, intervened, done, info = [obs], [], [], False, {}
+        points, risks, intervened, done = [obs], [], [], False
+        info: dict[str, Any] = {}
         while not done:
             action, _ = model.predict(obs, deterministic=True)
             if hasattr(model, "risk"):
@@ -50,7 +52,8 @@ def _trajectories(model: Any, stage: Stage, seed: int) -> list[dict[str, Any]]:
             done = terminated or truncated
         episodes.append({
             "points": np.round(np.array(points), 2).tolist(), "risks": np.round(risks, 3).tolist(),
-            "intervened": intervened, "violation": bool(info.get(VIOLATION, False)), "success": bool(info.get(SUCCESS, False)),
+            "intervened": intervened,
+            "violation": bool(info.get(VIOLATION, False)), "success": bool(info.get(SUCCESS, False)),
         })  # fmt: skip
     return episodes
 

@@ -176,7 +176,7 @@ def _recovery_rl(name: str, env_id: str, title: str, **values: float) -> Protoco
         stage = Stage("train", env_id, episodes=episodes)
         return Budget((stage,), transitions, updates, evaluate, tuple(seeds))
 
-    methods = _recovery_rl_methods(**values, episodes=300)  # type: ignore[arg-type]
+    methods = _recovery_rl_methods(**values, episodes=300)
     return Protocol(
         name=name,
         title=title,

@@ -156,7 +156,7 @@ class _Execution:
     def _env_of(self, model: Any, index: int) -> VecEnv:
         """The environment of a stage that begins."""
         if index == 0:
-            return model.get_env()  # type: ignore[no-any-return]
+            return model.get_env()
         env = DummyVecEnv([lambda: make_env(self.budget.stages[index], self.method)])
         env.seed(self.job.seed + index * STAGE_SEEDS)
         return env

@@ -3,7 +3,7 @@
 from sb3_ext.common.buffers import CostBatch, CostDictReplayBuffer, CostHerReplayBuffer, CostReplayBuffer
 from sb3_ext.common.callbacks import CostLoggingCallback, SafeEvalCallback
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
-from sb3_ext.common.export import ExportedFilter, load_critic, load_filter, save_critic
+from sb3_ext.common.export import ExportedFilter, load_critic, load_filter, pretrained_filter, save_critic
 from sb3_ext.common.limits import discounted_limit
 from sb3_ext.common.multipliers import GradientMultiplier, Multiplier, PIDMultiplier, ScheduleMultiplier
 from sb3_ext.common.recovery_policy import RecoveryActor
@@ -48,5 +48,6 @@ __all__ = [
     "evaluate_safely",
     "load_critic",
     "load_filter",
+    "pretrained_filter",
     "save_critic",
 ]

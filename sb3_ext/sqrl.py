@@ -96,7 +96,7 @@ class SQRL(SACLag):
 
     # ------------------------------------------------------------------ phases
 
-    def pretrain(
+    def pretrain(  # type: ignore[override]  # the base pre-trains on data only
         self,
         source: Any,
         steps: int = 10_000,

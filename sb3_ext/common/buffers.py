@@ -149,7 +149,7 @@ class CostDictReplayBuffer(_CostStorage, DictReplayBuffer):
     """SB3's ``DictReplayBuffer`` with costs."""
 
 
-class CostHerReplayBuffer(_CostStorage, HerReplayBuffer):
+class CostHerReplayBuffer(_CostStorage, HerReplayBuffer):  # type: ignore[misc]  # SB3 types env twice
     """SB3's ``HerReplayBuffer`` with costs: a relabelled goal changes the reward, never the cost."""
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
@@ -175,7 +175,7 @@ class CostHerReplayBuffer(_CostStorage, HerReplayBuffer):
 
 
 def offline_buffer(
-    transitions: Transitions, observation_space: spaces.Space[Any], action_space: spaces.Box, device: th.device | str
+    transitions: Transitions, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], device: th.device | str
 ) -> CostReplayBuffer:
     """A full buffer that holds recorded ``transitions`` (raw; they are normalised when sampled).
 

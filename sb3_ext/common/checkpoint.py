@@ -127,7 +127,7 @@ def _unpack(wrappers: list[tuple[type, dict[str, Any]]], pickled: bytes) -> VecE
         wrapper = kind.__new__(kind)
         wrapper.__dict__.update(state, venv=env, class_attributes=dict(inspect.getmembers(kind)))
         env = wrapper
-    return env  # type: ignore[no-any-return]
+    return env
 
 
 def _reset_environments(model: Any, steps: int) -> None:

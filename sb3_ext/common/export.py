@@ -18,6 +18,7 @@ from sb3_ext.common.files import atomic_path
 from sb3_ext.common.recovery_policy import RecoveryActor
 from sb3_ext.common.safety_critic import SafetyCritic
 
+PRETRAINED = {"safe/Navigation2-v0": "navigation2_filter.zip"}
 CRITIC_FORMAT, FILTER_FORMAT = "sb3-safe critic 1", "sb3-safe filter 1"
 
 
@@ -135,6 +136,24 @@ def load_filter(path: str | Path) -> ExportedFilter:
     recovery = RecoveryActor(data["observation_space"], data["action_space"], **data["recovery_config"])
     recovery.load_state_dict(params["recovery"])
     return ExportedFilter(critic, recovery, data["eps_risk"], data["statistics"], data["env_id"])
+
+
+def pretrained_filter(env_id: str) -> ExportedFilter:
+    """A small filter that ships with the package, ready for ``safe_wrappers.RecoveryFilter.from_model``.
+
+    Args:
+        env_id: environment; the one for ``safe/Navigation2-v0`` was made by ``benchmarks/make_filter.py``.
+
+    Raises:
+        ValueError: naming the known ones, if none ships for that environment.
+
+    Examples:
+        >>> pretrained_filter("safe/Navigation2-v0").eps_risk
+        0.1
+    """
+    if env_id not in PRETRAINED:
+        raise ValueError(f"filters ship for {sorted(PRETRAINED)}, got {env_id!r}; RecoveryRL.export_filter makes one")
+    return load_filter(Path(__file__).parents[1] / "assets" / PRETRAINED[env_id])
 
 
 def save_critic(critic: SafetyCritic, path: str | Path) -> None:

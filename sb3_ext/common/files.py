@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,12 +29,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     ensure_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary.touch(exist_ok=False)  # with the user's usual permissions, which tempfile would narrow
     except OSError as error:
         raise type(error)(error.errno, f"cannot write to the folder ({error.strerror})", str(path.parent)) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         os.replace(temporary, path)

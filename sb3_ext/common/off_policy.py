@@ -234,14 +234,14 @@ class SafeOffPolicy(OffPolicyAlgorithm):
             super().save(temporary, exclude, include)
 
     @classmethod
-    def load(cls, path: Any, env: Any = None, **kwargs: Any) -> Self:
+    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
         """SB3's ``load``.
 
         Raises:
             ValueError: if the file is truncated, no SB3 model, or a model of another class.
         """
         with checkpoint.readable(path, cls.__name__):
-            return super().load(path, env=env, **kwargs)
+            return super().load(path, env, *args, **kwargs)
 
     def save_checkpoint(self, folder: str | Path) -> None:
         """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.

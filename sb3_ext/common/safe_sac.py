@@ -105,7 +105,7 @@ class SafeSAC(SafeOffPolicy, SAC):
             self._metrics["train/ent_coef"].append(self.ent_coef_tensor.item())
             return self.ent_coef_tensor
         ent_coef = th.exp(self.log_ent_coef.detach())
-        loss = -(self.log_ent_coef * (log_prob + self.target_entropy).detach()).mean()
+        loss = -(self.log_ent_coef * (log_prob + float(self.target_entropy)).detach()).mean()
         self._metrics["train/ent_coef"].append(ent_coef.item())
         self._metrics["train/ent_coef_loss"].append(loss.item())
         self.ent_coef_optimizer.zero_grad()

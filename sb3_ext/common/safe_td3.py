@@ -108,7 +108,7 @@ class SafeTD3(SafeOffPolicy, TD3):
     def _update_actor(self, batch: CostBatch) -> None:
         actions = self.actor(batch.observations)
         with frozen(self.critic):
-            value = self.critic.q1_forward(batch.observations, actions)
+            value = self.critic.q1_forward(batch.observations, actions)  # type: ignore[arg-type]  # takes a dict as well
         loss = self._actor_loss(batch, actions, value)
         self._metrics["train/actor_loss"].append(loss.item())
         self.actor.optimizer.zero_grad()

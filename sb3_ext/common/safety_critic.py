@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ class EnsembleMLP(nn.Module):
     def __init__(self, n: int, in_features: int, net_arch: Sequence[int]) -> None:
         super().__init__()
         sizes = [in_features, *net_arch, 1]
-        shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        shapes = list(itertools.pairwise(sizes))
         self.weights = nn.ParameterList([nn.Parameter(_xavier(n, i, o)) for i, o in shapes])
         self.biases = nn.ParameterList([nn.Parameter(th.zeros(n, 1, o)) for _, o in shapes])
 

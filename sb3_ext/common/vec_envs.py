@@ -44,10 +44,8 @@ class GymVecEnv(VecEnv):
 
     def reset(self) -> Any:
         """First observations of all environments."""
-        seeds = (
-            None if all(seed is None for seed in self._seeds) else [seed for seed in self._seeds if seed is not None]
-        )
-        obs, infos = self.vector_env.reset(seed=seeds)  # type: ignore[arg-type]
+        # One seed: SB3 counts up from it for the others, and so do Gymnasium's vector environments.
+        obs, infos = self.vector_env.reset(seed=self._seeds[0])
         self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
@@ -115,7 +113,7 @@ def _rows(infos: dict[str, Any], n: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _pick(obs: Any, i: int) -> Any:
+def _pick(obs: Any, i: Any) -> Any:
     return {key: part[i] for key, part in obs.items()} if isinstance(obs, dict) else obs[i]
 
 
@@ -150,7 +148,7 @@ class VecRecoveryFilter(VecEnvWrapper):
 
     def reset(self) -> Any:
         """Reset all environments."""
-        self._obs = self.venv.reset()
+        self._obs: Any = self.venv.reset()
         return self._obs
 
     def step_async(self, actions: NDArray[Any]) -> None:

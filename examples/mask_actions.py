@@ -1,0 +1,49 @@
+"""Mask risky actions: MaskablePPO with a safety critic's mask, and rejection sampling for a continuous policy.
+
+    python examples/mask_actions.py
+"""
+
+import argparse
+
+import gymnasium as gym
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+
+from safe_wrappers import ActionMask, sample_safely
+from sb3_ext import pretrained_filter
+
+ENV_ID = "safe_envs:safe/Navigation2-v0"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20_000)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    critic = pretrained_filter("safe/Navigation2-v0")
+
+    # 1. The two-dimensional action becomes a choice among 5 x 5, of which the mask allows those with little risk.
+    env = ActionMask(gym.make(ENV_ID), critic.risk, critic.eps_risk, bins=5)
+    model = MaskablePPO("MlpPolicy", env, gamma=0.95, seed=0).learn(args.steps)
+    violations = 0
+    for seed in range(10):
+        obs, _ = env.reset(seed=1000 + seed)
+        done = False
+        while not done:
+            action, _ = model.predict(obs, action_masks=env.action_masks(), deterministic=True)
+            obs, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+        violations += info["constraint_violation"]
+    print(f"MaskablePPO: {violations} of 10 episodes violated the constraint")
+
+    # 2. A continuous policy, here an untrained one, sampled until the critic agrees (SQRL, equation 3).
+    env = gym.make(ENV_ID)
+    policy = PPO("MlpPolicy", env, seed=0)
+    obs, _ = env.reset(seed=0, options={"state": [-33.0, 0.0]})
+    sample = sample_safely(policy, obs, critic.risk, critic.eps_risk, n=100)
+    print(f"just before the block: action {sample.action.round(2)}, accepted: {sample.accepted}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Train Recovery RL on Navigation 2 and compare it with plain SAC: successes and violations while learning.
+
+    python examples/train_recovery_rl.py --steps 3000
+"""
+
+import argparse
+
+import torch
+
+import safe_envs
+from sb3_ext import RecoveryRL, SafeSAC, evaluate_safely
+
+ENV_ID = "safe/Navigation2-v0"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=3000, help="environment steps of each agent")
+    parser.add_argument("--pretrain", type=int, default=3000, help="updates of the safety critic on offline data")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    # What must not happen is shown to the agent beforehand: random actions near the obstacle, not in training.
+    data = safe_envs.collect_constraint_data(ENV_ID, 20_000, seed=args.seed)
+    print(f"offline data: {len(data)} transitions, {data.n_violations} violations")
+
+    agents = {
+        "Recovery RL": RecoveryRL("MlpPolicy", ENV_ID, gamma_risk=0.65, eps_risk=0.1, seed=args.seed),
+        "SAC": SafeSAC("MlpPolicy", ENV_ID, ent_coef=0.2, seed=args.seed),
+    }
+    agents["Recovery RL"].pretrain(data, steps=args.pretrain)
+
+    for name, model in agents.items():
+        model.learn(args.steps)
+        result = evaluate_safely(model, model.get_env(), n_episodes=10, seed=1000)
+        print(
+            f"{name}: {model.n_violating_episodes} of {model.n_episodes} training episodes violated the constraint; "
+            f"evaluation: {result.success_rate:.0%} successes, {result.violation_rate:.0%} violations"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Numbers of a report: rates and ratios of one run, and their aggregation and comparison over seeds.
+
+The aggregation follows Agarwal et al., Deep RL at the Edge of the Statistical Precipice (2021): interquartile means
+with bootstrap intervals over seeds, and the probability of improvement. Resampling is vectorised here, with a generator
+of its own, so that the same results give the same report; the tests hold the estimators against ``rliable``. A protocol
+has one task, so the stratified bootstrap of that paper has one stratum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+Statistic = Callable[[FloatArray, FloatArray], FloatArray]
+
+MIN_SEEDS = 5
+"""With fewer seeds a bootstrap interval would be a pretence: the range of all seeds is shown instead."""
+CONFIDENCE = 0.95
+BOOTSTRAP = "95 % bootstrap interval"
+N_RESAMPLES = 10_000
+N_CURVE_RESAMPLES = 1_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval; there is no number without one.
+
+    Attributes:
+        point: interquartile mean over seeds (with fewer than four seeds this is the mean), NaN without data.
+        low: lower end of the interval.
+        high: upper end.
+        kind: what the interval is.
+        values: one number per seed.
+    """
+
+    point: float
+    low: float
+    high: float
+    kind: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve with its interval at every point.
+
+    Attributes:
+        x: episodes or time steps, ``[N]``.
+        point: ``[N]``, as in `Estimate`.
+        low: ``[N]``.
+        high: ``[N]``.
+        kind: what the interval is.
+    """
+
+    x: FloatArray
+    point: FloatArray
+    low: FloatArray
+    high: FloatArray
+    kind: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method against another over seeds.
+
+    Attributes:
+        effect: by what factor, or by how much, it is better; the factor 1 or the difference 0 is no difference.
+        improvement: probability that a random seed of the one is better than a random seed of the other.
+        neutral: the value of ``effect`` that means no difference.
+        n_pairs: number of pairs of seeds.
+        enough_seeds: whether the intervals are bootstrap intervals.
+    """
+
+    effect: Estimate
+    improvement: Estimate
+    neutral: float
+    n_pairs: int
+    enough_seeds: bool
+
+    @property
+    def outcome(self) -> Literal["better", "worse", "unresolved"]:
+        """``"better"`` or ``"worse"`` if the whole interval lies on that side of no difference."""
+        if self.effect.low > self.neutral:
+            return "better"
+        return "worse" if self.effect.high < self.neutral else "unresolved"
+
+
+# ---------------------------------------------------------------------- one run
+
+
+def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval of a rate; (0, 1) if nothing was observed.
+
+    Args:
+        successes: how often it happened.
+        n: out of how many independent trials.
+        confidence: coverage, in (0, 1).
+
+    Raises:
+        ValueError: if not ``0 <= successes <= n``, or the confidence is out of range.
+
+    Examples:
+        >>> [round(end, 4) for end in wilson_interval(8, 10)]
+        [0.4902, 0.9433]
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"expected 0 <= successes <= n, got successes={successes}, n={n}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    if n == 0:
+        return 0.0, 1.0
+    z, rate = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
+    scale = 1 + z**2 / n
+    centre = (rate + z**2 / (2 * n)) / scale
+    half = z / scale * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    # At the ends the formula gives 0 and 1 up to rounding; say so exactly.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def safety_ratio(successes: ArrayLike, violations: ArrayLike) -> FloatArray:
+    """(S + 1) / (V + 1), the figure of merit of Recovery RL (section V)."""
+    return (np.asarray(successes, dtype=np.float64) + 1) / (np.asarray(violations, dtype=np.float64) + 1)
+
+
+def ratio_curve(success: ArrayLike, violation: ArrayLike) -> FloatArray:
+    """`safety_ratio` after every episode, ``[N]``, from flags per episode."""
+    return safety_ratio(np.cumsum(success), np.cumsum(violation))
+
+
+def trailing_mean(values: ArrayLike, window: int) -> FloatArray:
+    """Mean of the last ``window`` values at each place (of all so far, while they are fewer), ``[N]``."""
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(ends - window, 0)
+    means: FloatArray = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
+
+
+def final_mean(values: ArrayLike, share: float = 0.2) -> float:
+    """Mean of the last ``share`` of the values (at least one of them); NaN without values."""
+    array = np.asarray(values, dtype=np.float64)
+    return float(array[-max(1, round(share * len(array))) :].mean()) if len(array) else math.nan
+
+
+# ---------------------------------------------------------------------- seeds
+
+
+def interquartile_mean(values: ArrayLike, axis: int = 0) -> FloatArray:
+    """Mean without the lowest and the highest quarter along an axis (of fewer than four values: the mean)."""
+    array = np.sort(np.asarray(values, dtype=np.float64), axis=axis)
+    n = array.shape[axis]
+    return np.asarray(np.take(array, np.arange(n // 4, n - n // 4), axis=axis).mean(axis=axis))
+
+
+def aggregate(values: ArrayLike) -> Estimate:
+    """Interquartile mean over seeds with a 95 % bootstrap interval, or below five seeds the range of all seeds.
+
+    Args:
+        values: ``[n_seeds]``; NaN (no data) is left out.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    array = array[~np.isnan(array)]
+    if not len(array):
+        return Estimate(math.nan, math.nan, math.nan, "no data", ())
+    low, high, kind = _interval(array[:, None], N_RESAMPLES)
+    return Estimate(float(interquartile_mean(array)), float(low[0]), float(high[0]), kind, tuple(array.tolist()))
+
+
+def aggregate_curves(x: ArrayLike, values: ArrayLike) -> Band:
+    """`aggregate` at every point of curves on a common grid.
+
+    Args:
+        x: the grid, ``[N]``.
+        values: ``[n_seeds, N]``.
+    """
+    curves = np.asarray(values, dtype=np.float64)
+    low, high, kind = _interval(curves, N_CURVE_RESAMPLES)
+    return Band(np.asarray(x, dtype=np.float64), interquartile_mean(curves), low, high, kind)
+
+
+def share_within(values: ArrayLike, limit: float) -> float:
+    """Share of the seeds whose value (say, the final number of violations) is at most ``limit``."""
+    return float((np.asarray(values, dtype=np.float64) <= limit).mean())
+
+
+def range_of(n_seeds: int) -> str:
+    """Name of the interval for few seeds."""
+    return f"range of {n_seeds} seeds" if n_seeds > 1 else "one seed, no interval"
+
+
+def _interval(samples: FloatArray, n_resamples: int) -> tuple[FloatArray, FloatArray, str]:
+    """Ends ``[N]`` and kind of the interval over the seeds of ``[n_seeds, N]``."""
+    n_seeds = len(samples)
+    if n_seeds < MIN_SEEDS:
+        return samples.min(axis=0), samples.max(axis=0), range_of(n_seeds)
+    resampled = samples[_resample(n_seeds, n_resamples, stream=0)]
+    return *_percentiles(interquartile_mean(resampled, axis=1)), BOOTSTRAP
+
+
+def _resample(n_seeds: int, n_resamples: int, stream: int) -> NDArray[np.int64]:
+    return np.random.default_rng(stream).integers(n_seeds, size=(n_resamples, n_seeds))
+
+
+def _percentiles(replicates: FloatArray) -> tuple[FloatArray, FloatArray]:
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(replicates, [tail, 100 - tail], axis=0)
+    return low, high
+
+
+# ---------------------------------------------------------------------- comparison
+
+
+def compare(
+    values: ArrayLike, others: ArrayLike, *, effect: Literal["factor", "difference"], higher_is_better: bool = True
+) -> Comparison:
+    """One method against another: effect and probability of improvement, with intervals over seeds.
+
+    The seeds of two methods are resampled independently. With fewer than five seeds of either, the intervals are the
+    ranges over all pairs of seeds.
+
+    Args:
+        values: ``[n]``, one value per seed of the one.
+        others: ``[m]``, of the other.
+        effect: ratio of the interquartile means (values must be positive) or their difference.
+        higher_is_better: direction; the effect is turned so that larger is always better for the first method.
+
+    Raises:
+        ValueError: if there is no value on one side.
+    """
+    first, second = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    if not (len(first) and len(second)):
+        raise ValueError(f"a comparison needs seeds on both sides, got {len(first)} and {len(second)}")
+    enough = min(len(first), len(second)) >= MIN_SEEDS
+    better, worse = (first, second) if higher_is_better else (second, first)
+    combine: Statistic = np.divide if effect == "factor" else np.subtract
+    wins = _wins(better, worse)
+    if enough:
+        mine = _resample(len(better), N_RESAMPLES, stream=1)
+        theirs = _resample(len(worse), N_RESAMPLES, stream=2)
+        effects = combine(interquartile_mean(better[mine], axis=1), interquartile_mean(worse[theirs], axis=1))
+        improvements, kind = _resampled_wins(wins, mine, theirs), BOOTSTRAP
+        (low, high), (least, most) = _percentiles(effects), _percentiles(improvements)
+    else:
+        effects = combine(better[:, None], worse[None])
+        low, high, least, most = effects.min(), effects.max(), wins.min(), wins.max()
+        kind = f"range of {wins.size} pairs of seeds" if wins.size > 1 else "one pair of seeds, no interval"
+    point = float(combine(interquartile_mean(better), interquartile_mean(worse)))
+    return Comparison(
+        Estimate(point, float(low), float(high), kind, ()),
+        Estimate(float(wins.mean()), float(least), float(most), kind, ()),
+        1.0 if effect == "factor" else 0.0,
+        wins.size,
+        enough,
+    )
+
+
+def _wins(first: FloatArray, second: FloatArray) -> FloatArray:
+    """1 where a seed of the first is larger than one of the second, 0.5 at a tie, ``[n, m]``."""
+    wins: FloatArray = np.greater.outer(first, second) + 0.5 * np.equal.outer(first, second)
+    return wins
+
+
+def _resampled_wins(wins: FloatArray, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> FloatArray:
+    """Mean of the resampled rows and columns, ``[n_resamples]``, by way of how often each was drawn."""
+    n, m = wins.shape
+    row_share, column_share = (_shares(drawn, size) for drawn, size in ((rows, n), (columns, m)))
+    means: FloatArray = np.einsum("rn,nm,rm->r", row_share, wins, column_share, optimize=True)
+    return means
+
+
+def _shares(drawn: NDArray[np.int64], size: int) -> FloatArray:
+    shares: FloatArray = (drawn[:, :, None] == np.arange(size)).mean(axis=1)
+    return shares

@@ -1,0 +1,182 @@
+"""Plots of training: learning curves, final numbers, failure rates. All take results and return a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from safe_bench import metrics, results
+from safe_bench.results import EpisodeCurve, MethodResults, Results
+
+# Okabe and Ito's colour-blind-safe palette, without its yellow, which is too light for lines on white.
+PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")
+RC = {
+    "font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#e6e9ed", "grid.linewidth": 0.8, "axes.edgecolor": "#8a929c", "xtick.color": "#4a525c",
+    "ytick.color": "#4a525c", "legend.frameon": False, "lines.solid_capstyle": "round",
+}  # fmt: skip
+DPI = 130
+MAX_LINEAR_SPAN = 20.0
+"""Positive data that span a larger factor get a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every plot."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+def styles(found: Results) -> dict[str, Style]:
+    """A style per method, fixed by its place in the protocol, so that it does not depend on what was run."""
+    known = found.protocol.methods
+    order = [[name for name, m in known.items() if m.group == group] for group in ("comparison", "ablation")]
+    order[1] += [method.name for method in found.methods if method.name not in known]
+    solid = {name: Style(PALETTE[i % len(PALETTE)], "-", "o") for i, name in enumerate(order[0])}
+    # Variants begin after black and are dashed: no variant looks like a compared method.
+    return solid | {name: Style(PALETTE[1 + i % (len(PALETTE) - 1)], "--", "s") for i, name in enumerate(order[1])}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in the common style, without any global state."""
+    with rc_context(RC):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure
+
+
+def subplots(figure: Figure, rows: int, columns: int, **kwargs: Any) -> list[Axes]:
+    """Its axes in the common style, row by row."""
+    with rc_context(RC):
+        return list(figure.subplots(rows, columns, squeeze=False, **kwargs).ravel())
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
+    """A legend under all axes."""
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=min(columns, len(handles)), frameon=False)
+
+
+# ---------------------------------------------------------------------- curves
+
+
+def learning_curves(found: Results, methods: Sequence[MethodResults]) -> Figure:
+    """Cumulative successes and violations, their ratio, and the return of the last stage, with bands over seeds."""
+    stage = found.stages[-1]["name"]
+    window = found.window(stage)
+    panels: list[tuple[str, EpisodeCurve]] = [
+        ("Successes so far", lambda episodes: np.cumsum(episodes["success"])),
+        ("Violations so far", lambda episodes: np.cumsum(episodes["violation"])),
+        ("Ratio (S + 1) / (V + 1)", lambda e: metrics.ratio_curve(e["success"], e["violation"])),
+        (f"Return, mean of {window} episodes", lambda e: metrics.trailing_mean(e["return"], window)),
+    ]
+    figure = new_figure(9.2, 6.4)
+    for axes, (title, measure) in zip(subplots(figure, 2, 2), panels, strict=True):
+        axes.set_title(title)
+        _draw_curves(axes, found, methods, measure, stage)
+        if measure is panels[2][1]:
+            _log_if_wide(axes)
+    legend_below(figure, _handles(found, methods))
+    return figure
+
+
+def failure_rates(found: Results, methods: Sequence[MethodResults]) -> Figure:
+    """Share of episodes with a violation while learning, one panel per stage."""
+    stages = [stage["name"] for stage in found.stages]
+    figure = new_figure(9.2, 3.9)
+    for axes, stage in zip(subplots(figure, 1, len(stages), sharey=True), stages, strict=True):
+        window = found.window(stage)
+        axes.set_title(f"Violation rate, {stage}")
+        _draw_curves(axes, found, methods, partial(_violation_rate, window=window), stage)
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    legend_below(figure, _handles(found, methods))
+    return figure
+
+
+def _violation_rate(episodes: results.Episodes, window: int) -> metrics.FloatArray:
+    return metrics.trailing_mean(episodes["violation"], window)
+
+
+def _draw_curves(
+    axes: Axes, found: Results, methods: Sequence[MethodResults], measure: EpisodeCurve, stage: str
+) -> None:
+    look, in_stage = styles(found), {method.name for method in found.having(stage)}
+    for method in methods:
+        band = method.curve(measure, stage) if method.name in in_stage else None
+        if band is None:
+            continue
+        style = look[method.name]
+        axes.plot(band.x, band.point, color=style.colour, linestyle=style.dash, linewidth=1.7)
+        axes.fill_between(band.x, band.low, band.high, color=style.colour, alpha=0.14, linewidth=0)
+        axes.set_xlabel(f"{method.axis(stage)}s of the stage")
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_formatter(_thousands)
+
+
+def _handles(found: Results, methods: Sequence[MethodResults]) -> list[Line2D]:
+    look = styles(found)
+    return [
+        Line2D([], [], color=look[m.name].colour, linestyle=look[m.name].dash, linewidth=2, label=m.label)
+        for m in methods
+    ]
+
+
+def _thousands(value: float, _: float) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
+
+
+def _log_if_wide(axes: Axes, axis: str = "y") -> None:
+    """A logarithmic axis where positive data span a large factor, labelled with plain numbers."""
+    low, high = getattr(axes.dataLim, f"{axis}0"), getattr(axes.dataLim, f"{axis}1")
+    if low > 0 and high / low > MAX_LINEAR_SPAN:
+        getattr(axes, f"set_{axis}scale")("log")
+        getattr(axes, f"{axis}axis").set_major_formatter(lambda value, _: f"{value:g}")
+
+
+# ---------------------------------------------------------------------- final numbers
+
+
+def final_numbers(found: Results, methods: Sequence[MethodResults]) -> Figure:
+    """Successes, violations and their ratio at the end: interval, interquartile mean, and every seed as a dot."""
+    panels = (("Successes", results.successes), ("Violations", results.violations), ("Ratio", results.ratio))
+    figure = new_figure(9.2, 1.1 + 0.36 * len(methods))
+    every_axes = subplots(figure, 1, len(panels), sharey=True)
+    for axes, (title, measure) in zip(every_axes, panels, strict=True):
+        axes.set_title(
+            f"{title} (log scale)" if _draw_points(axes, found, methods, measure, title == "Ratio") else title
+        )
+    every_axes[0].set_yticks(range(len(methods)), [method.label for method in methods])
+    every_axes[0].set_ylim(len(methods) - 0.4, -0.6)
+    return figure
+
+
+def _draw_points(axes: Axes, found: Results, methods: Sequence[MethodResults], measure: Any, may_be_log: bool) -> bool:
+    """Draw one panel; returns whether its axis is logarithmic."""
+    look = styles(found)
+    for row, method in enumerate(methods):
+        estimate, style = method.estimate(measure), look[method.name]
+        if math.isnan(estimate.point):
+            continue
+        axes.plot([estimate.low, estimate.high], [row, row], color=style.colour, linewidth=5, alpha=0.35)
+        offsets = row + np.linspace(-0.22, 0.22, len(estimate.values)) if len(estimate.values) > 1 else [row]
+        axes.plot(estimate.values, offsets, ".", color=style.colour, markersize=5, alpha=0.8)
+        axes.plot(estimate.point, row, style.marker, color=style.colour, markersize=7.5, markeredgecolor="white")
+    axes.grid(axis="y", visible=False)
+    if may_be_log:
+        _log_if_wide(axes, "x")
+    else:
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    return bool(axes.get_xscale() == "log")

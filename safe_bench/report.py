@@ -1,0 +1,236 @@
+"""The report of a protocol: Markdown with pictures beside it, one self-contained HTML page, a terminal table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich.table
+from matplotlib.figure import Figure
+from rich.text import Text
+
+from safe_bench import plots, plots_risk, results, tables
+from safe_bench.document import (
+    Block,
+    Cell,
+    Claim,
+    Gallery,
+    Heading,
+    Paragraph,
+    Picture,
+    interval_text,
+    point_text,
+    to_html,
+    to_markdown,
+)
+from safe_bench.results import MethodResults, Results
+from safe_bench.runs import RunError
+from safe_bench.verdict import RATIO, ablation_judgements, claimed_measure, judgements, verdict
+from sb3_ext.common.files import atomic_path, ensure_folder
+
+Drawing = tuple[str, Figure | None, str, str]
+"""File name without suffix, figure (None: no data for it), alternative text, caption."""
+
+
+def write_report(out: str | Path, protocol_name: str, folder: str | Path | None = None) -> Path:
+    """Write ``report.md`` with its pictures, and ``report.html``, which needs no other file.
+
+    Args:
+        out: where the runs are.
+        protocol_name: of which protocol.
+        folder: where the report goes; ``<out>/<protocol>/report`` if None.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if there is no such protocol.
+        RunError: if there is no finished run, one is damaged, or the report cannot be written.
+    """
+    found = Results.read(out, protocol_name)
+    target = Path(folder) if folder is not None else found.out / protocol_name / "report"
+    try:
+        ensure_folder(target)
+        blocks = _blocks(found, target)
+        _write(target / "report.md", to_markdown(blocks).encode())
+        _write(target / "report.html", to_html(blocks, found.protocol.title, target).encode())
+    except OSError as error:
+        raise RunError(
+            f"cannot write the report to {target}: {error.strerror or error}; choose another folder"
+        ) from error
+    return target
+
+
+def summary_table(out: str | Path, protocol_name: str) -> rich.table.Table:
+    """The main numbers of all finished runs, for a terminal.
+
+    Args:
+        out: where the runs are.
+        protocol_name: of which protocol.
+
+    Raises:
+        ValueError: if there is no such protocol.
+        RunError: if there is no finished run, or one is damaged.
+    """
+    found = Results.read(out, protocol_name)
+    table = rich.table.Table(title=found.protocol.title, caption=_summary_caption(found), caption_justify="left")
+    table.add_column("Method", min_width=13, overflow="fold")
+    for name in ("Seeds", "Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation"):
+        table.add_column(name, justify="right")
+    for method in found.methods:
+        table.add_row(*map(_terminal_cell, _summary_row(method)))
+    return table
+
+
+def _summary_row(method: MethodResults) -> list[Cell]:
+    measures = (results.successes, results.violations, results.ratio, results.final_return)
+    return [
+        method.label,
+        str(len(method.runs)),
+        *(method.estimate(measure) for measure in measures),
+        method.evaluation_rate("deterministic", "successes"),
+        method.evaluation_rate("deterministic", "violations"),
+    ]
+
+
+def _terminal_cell(cell: Cell) -> Text:
+    if isinstance(cell, str):
+        return Text(cell)
+    return Text.assemble(point_text(cell), "\n", (interval_text(cell), "dim"))
+
+
+def _summary_caption(found: Results) -> str:
+    stage = found.stages[-1]["name"]
+    counts = sorted({method.evaluation_rate("deterministic", "successes").n for method in found.methods})
+    return (
+        f"Training ({stage}): interquartile means over seeds; ratio = (successes + 1) / (violations + 1); return of the "
+        f"last 20 % of the episodes; in brackets {_kinds(found)}. Evaluation: rates in {' or '.join(map(str, counts))} "
+        "deterministic episodes with 95 % Wilson intervals."
+    )
+
+
+def _kinds(found: Results) -> str:
+    return " or ".join(sorted({method.estimate(results.ratio).kind for method in found.methods}))
+
+
+# ---------------------------------------------------------------------- contents
+
+
+def _blocks(found: Results, folder: Path) -> list[Block]:
+    """The whole report; pictures are written to the folder."""
+    return [
+        Heading(found.protocol.title, 1),
+        Paragraph(found.protocol.paper, "note"),
+        Paragraph(f"The claim: {found.protocol.claim}"),
+        Claim(verdict(found)),
+        *(Paragraph(text, "warning") for text in tables.warnings_of(found)),
+        *_number_blocks(found),
+        *_comparison_blocks(found),
+        *_picture_blocks(found, folder),
+        *_episode_blocks(found, folder),
+        Heading("What was run"),
+        *tables.provenance_blocks(found),
+        *tables.configuration_blocks(found),
+    ]
+
+
+def _number_blocks(found: Results) -> list[Block]:
+    stage, earlier = found.stages[-1]["name"], tables.earlier_stages_table(found)
+    blocks: list[Block] = [
+        Heading(f"While learning (stage {stage})" if earlier else "While learning"),
+        tables.training_table(found),
+        Paragraph(f"Final return: last 20 % of the training episodes. {tables.interval_note(found)}", "note"),
+        Heading("Evaluation after learning"),
+        tables.evaluation_table(found),
+        Paragraph(
+            "Evaluation episodes are deterministic + stochastic, over all seeds; the rates have 95 % Wilson intervals "
+            "over these episodes.",
+            "note",
+        ),
+    ]
+    return [*blocks, Heading("Violations in the earlier stages"), earlier] if earlier else blocks
+
+
+def _comparison_blocks(found: Results) -> list[Block]:
+    measure = claimed_measure(found.protocol) or RATIO
+    blocks: list[Block] = []
+    for title, judged in (
+        ("Against the other methods", judgements(found, measure)),
+        ("Against the ablations", ablation_judgements(found, measure)),
+    ):
+        if judged:
+            intervals = ", ".join(sorted({judgement.comparison.effect.kind for judgement in judged}))
+            note = (
+                f"Compared: {measure.name}. In brackets: {intervals}. The probability of improvement is that of a random "
+                "seed of the first method being better than a random seed of the second."
+            )
+            blocks += [Heading(title), tables.comparison_table(judged, measure), Paragraph(note, "note")]
+    return blocks
+
+
+def _picture_blocks(found: Results, folder: Path) -> list[Block]:
+    blocks: list[Block] = [Heading("Plots")]
+    for file, figure, alt, caption in _drawings(found):
+        if figure is not None:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png")
+            _write(folder / f"{file}.png", buffer.getvalue())
+            blocks.append(Picture(f"{file}.png", alt, caption))
+    return blocks
+
+
+def _drawings(found: Results) -> list[Drawing]:
+    bands = "Lines are interquartile means over seeds, bands their intervals (see the tables)."
+    drawings: list[Drawing] = []
+    for suffix, methods in _groups(found):
+        drawings += [
+            (f"learning{suffix}", plots.learning_curves(found, methods), "learning curves", bands),
+            (f"failures{suffix}", plots.failure_rates(found, methods), "violation rate while learning",
+             f"Share of the last {_windows(found)} episodes with a violation. {bands}"),
+        ]  # fmt: skip
+    return [
+        ("final", plots.final_numbers(found, found.methods), "final successes, violations and ratio",
+         "At the end of learning: interquartile mean (large), interval (bar), every seed (dots)."),
+        *drawings,
+        ("maps", plots_risk.risk_maps(found, found.methods), "map of the predicted risk with trajectories",
+         "Deterministic episodes of one seed; shading: predicted risk of the task policy's action at each place."),
+        ("calibration", plots_risk.calibration(found, found.methods), "calibration of the risk critics",
+         "Predicted risk against the discounted frequency of violations under the unfiltered task policy, over all "
+         "seeds (thin: each of them); below: number of steps. ECE: expected calibration error."),
+        ("episode", plots_risk.risk_along_episode(found, found.methods), "predicted risk along an episode",
+         "Predicted risk of the task policy's action in the episode of one seed that has most interventions."),
+    ]  # fmt: skip
+
+
+def _groups(found: Results) -> list[tuple[str, Sequence[MethodResults]]]:
+    """Which methods share a plot of curves: those compared, and the ablations with what they are variants of."""
+    if not found.ablations:
+        return [("", found.comparisons)]
+    bases = {base.name for base in map(found.base_of, found.ablations) if base is not None}
+    variants = [method for method in found.methods if method.is_ablation or method.name in bases]
+    return [("", found.comparisons), ("-ablations", variants)] if found.comparisons else [("-ablations", variants)]
+
+
+def _windows(found: Results) -> str:
+    windows = {stage["name"]: found.window(stage["name"]) for stage in found.stages}
+    if len(windows) == 1:
+        return str(*windows.values())
+    return " or ".join(f"{window} ({name})" for name, window in windows.items())
+
+
+def _episode_blocks(found: Results, folder: Path) -> list[Block]:
+    """An animation per method, where one was kept."""
+    pictures = []
+    for method in found.methods:
+        run = next((run for run in method.runs if (run.path / "episode.gif").is_file()), None)
+        if run is not None:
+            file = f"episode-{method.name}.gif"
+            _write(folder / file, (run.path / "episode.gif").read_bytes())
+            pictures.append(Picture(file, f"an episode of {method.label}", f"{method.label}, seed {run.seed}"))
+    return [Heading("Episodes"), Gallery(pictures)] if pictures else []
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,205 @@
+"""The paper's claim against the data, in words that are computed from the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from safe_bench import metrics, results
+from safe_bench.document import estimate_text, interval_text, number_text
+from safe_bench.metrics import Comparison
+from safe_bench.protocols import Protocol
+from safe_bench.results import Episodes, MethodResults, Results
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a claim is about.
+
+    Attributes:
+        name: in sentences.
+        of: its value from the episodes of one run.
+        effect: whether methods are compared by a factor or by a difference.
+        higher_is_better: direction.
+        better: word for it.
+        worse: word for the opposite.
+    """
+
+    name: str
+    of: Callable[[Episodes], float]
+    effect: Literal["factor", "difference"]
+    higher_is_better: bool
+    better: str
+    worse: str
+
+    @property
+    def column(self) -> str:
+        """Header of the column of effects."""
+        return "Times as high" if self.effect == "factor" else f"{self.better.capitalize()} by"
+
+
+RATIO = Measure("ratio (successes + 1) / (violations + 1)", results.ratio, "factor", True, "higher", "lower")
+VIOLATION_RATE = Measure(
+    "violation rate of the training episodes", results.violation_rate, "difference", False, "lower", "higher"
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The subject of a claim against one other method."""
+
+    subject: MethodResults
+    other: MethodResults
+    comparison: Comparison
+
+    @property
+    def words(self) -> str:
+        """What the comparison says, no more."""
+        outcome, n = self.comparison.outcome, self.comparison.n_pairs
+        if self.comparison.enough_seeds:
+            return "not resolved: the interval includes no difference" if outcome == "unresolved" else outcome
+        found = (
+            "ranges overlap"
+            if outcome == "unresolved"
+            else f"{outcome} in {f'all {n} pairs' if n > 1 else 'the one pair'}"
+        )
+        return f"{found}; too few seeds for a test"
+
+
+def claimed_measure(protocol: Protocol) -> Measure | None:
+    """The measure that the claim names; None if it is about something else (a path, say)."""
+    if "ratio" in protocol.claim:
+        return RATIO
+    return VIOLATION_RATE if "rate" in protocol.claim else None
+
+
+def claimed_method(protocol: Protocol) -> str | None:
+    """The method that the claim names first, by its label or a part of it; of two at one place the longer."""
+    found = [
+        (protocol.claim.find(part), -len(part), name)
+        for name, method in protocol.methods.items()
+        if method.group == "comparison"
+        for part in (method.label, *method.label.split(", "))
+        if part in protocol.claim
+    ]
+    return min(found)[2] if found else None
+
+
+def judge(subject: MethodResults, other: MethodResults, measure: Measure) -> Judgement:
+    """Hold one method against another.
+
+    Raises:
+        ValueError: if one of them has no episode to be measured.
+    """
+    comparison = metrics.compare(
+        _known(subject, measure),
+        _known(other, measure),
+        effect=measure.effect,
+        higher_is_better=measure.higher_is_better,
+    )
+    return Judgement(subject, other, comparison)
+
+
+def _known(method: MethodResults, measure: Measure) -> list[float]:
+    return [value for value in method.per_seed(measure.of) if not math.isnan(value)]
+
+
+def subject_of(found: Results) -> MethodResults | None:
+    """The finished runs of the method that the claim is about."""
+    name = claimed_method(found.protocol)
+    return next((method for method in found.methods if method.name == name), None)
+
+
+def judgements(found: Results, measure: Measure) -> list[Judgement]:
+    """The subject of the claim against every other compared method."""
+    subject = subject_of(found)
+    return _judge_all([(subject, other) for other in found.comparisons if other is not subject], measure)
+
+
+def ablation_judgements(found: Results, measure: Measure) -> list[Judgement]:
+    """Every method with ablations against each of them."""
+    return _judge_all([(found.base_of(ablation), ablation) for ablation in found.ablations], measure)
+
+
+def _judge_all(pairs: Iterable[tuple[MethodResults | None, MethodResults]], measure: Measure) -> list[Judgement]:
+    return [
+        judge(subject, other, measure)
+        for subject, other in pairs
+        if subject is not None and _known(subject, measure) and _known(other, measure)
+    ]
+
+
+def verdict(found: Results) -> list[str]:
+    """Sentences that say how far the data bear the claim out; the first one is the headline."""
+    measure, subject = claimed_measure(found.protocol), subject_of(found)
+    if subject is None:
+        return ["No verdict: the method that the claim is about has no finished run."]
+    if measure is None:
+        return ["The claim is not about a number of the tables: hold it against the trajectories below."]
+    judged = judgements(found, measure)
+    if not judged:
+        return [f"No verdict: there is nothing to compare {subject.label} with.", _own_value(subject, measure)]
+    return [
+        _headline(judged, measure),
+        _own_value(subject, measure),
+        *_extremes(judged, measure),
+        *_caveats(found, judged),
+    ]
+
+
+def _headline(judged: list[Judgement], measure: Measure) -> str:
+    label, n = judged[0].subject.label, len(judged)
+    names = {
+        outcome: [j.other.label for j in judged if j.comparison.outcome == outcome]
+        for outcome in ("better", "unresolved", "worse")
+    }
+    if len(names["better"]) == n:
+        against = f"than {names['better'][0]}" if n == 1 else f"than each of the {n} other methods that were run"
+        return f"{label} has a {measure.better} {measure.name} {against}."
+    parts = [f"{measure.better} than {len(names['better'])} of {n} other methods"]
+    if names["unresolved"]:
+        parts.append(f"not resolved against {', '.join(names['unresolved'])}")
+    if names["worse"]:
+        parts.append(f"{measure.worse} than {', '.join(names['worse'])}")
+    return f"{label}, {measure.name}: {'; '.join(parts)}."
+
+
+def _own_value(subject: MethodResults, measure: Measure) -> str:
+    estimate = subject.estimate(measure.of)
+    return f"{subject.label}: {measure.name} {estimate_text(estimate)} ({estimate.kind})."
+
+
+def _extremes(judged: list[Judgement], measure: Measure) -> list[str]:
+    """How much better, at least and at most."""
+    ordered = sorted(judged, key=lambda judgement: judgement.comparison.effect.point)
+    if len(ordered) == 1:
+        return [f"{_amount(ordered[0], measure)}."]
+    return [f"Smallest advantage: {_amount(ordered[0], measure)}.", f"Largest: {_amount(ordered[-1], measure)}."]
+
+
+def _amount(judged: Judgement, measure: Measure) -> str:
+    effect, label = judged.comparison.effect, judged.other.label
+    interval = f"{interval_text(effect)}, {effect.kind}"
+    if measure.effect == "factor":
+        return f"{number_text(effect.point)} times that of {label} ({interval}): {judged.words}"
+    return f"{measure.better} than {label} by {number_text(effect.point)} ({interval}): {judged.words}"
+
+
+def _caveats(found: Results, judged: list[Judgement]) -> list[str]:
+    caveats = []
+    if not all(judgement.comparison.enough_seeds for judgement in judged):
+        caveats.append(
+            f"With fewer than {metrics.MIN_SEEDS} seeds of a method this is an indication, not a test: other seeds may "
+            "well reverse it."
+        )
+    present = {method.name for method in found.methods}
+    missing = [
+        method.label
+        for name, method in found.protocol.methods.items()
+        if method.group == "comparison" and name not in present
+    ]
+    if missing:
+        caveats.append(f"Nothing is said about {', '.join(missing)}: no finished run.")
+    return caveats
