@@ -19,12 +19,13 @@ ENV_ID = "safe/Navigation2-v0"
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--pretrain", type=int, default=2000, help="updates of the safety critic on offline data")
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
     args = parser.parse_args()
     torch.set_num_threads(1)
 
     model = RecoveryRL("MlpPolicy", ENV_ID, gamma_risk=0.65, eps_risk=0.1, seed=0)
-    model.pretrain(safe_envs.collect_constraint_data(ENV_ID, 20_000, seed=0), steps=2000)
+    model.pretrain(safe_envs.collect_constraint_data(ENV_ID, 20_000, seed=0), steps=args.pretrain)
     # Among the models without a violation in the evaluation, the one with the highest return is kept.
     keep_best = SafeEvalCallback(
         gym.make(ENV_ID), cost_limit=0.0, best_model_save_path=args.out, eval_freq=500, n_eval_episodes=3

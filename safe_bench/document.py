@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,7 +19,7 @@ MIME = {".png": "image/png", ".gif": "image/gif"}
 STYLE = """
 :root { color-scheme: light; --ink: #1d2430; --soft: #5b6573; --line: #dde2e8; --accent: #0b5cad; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 74rem; color: var(--ink); background: #fff;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: .5rem 0 .25rem; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; padding-bottom: .3rem; border-bottom: 2px solid var(--line); }
@@ -30,10 +30,10 @@ div.claim { margin: 1rem 0; padding: .1rem 1rem; background: #eef4fb; border-lef
 div.claim p:first-child { font-weight: 600; font-size: 1.05rem; }
 .scroll { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .75rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .4rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { text-align: right; font-weight: 600; border-bottom: 2px solid #aab3be; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; min-width: 7.5rem; }
-td.words { text-align: left; min-width: 10rem; }
+th.words, td.words { text-align: left; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; min-width: 7.5rem; }
 td .interval { display: block; color: var(--soft); font-size: .8rem; white-space: nowrap; }
 tbody tr:hover td { background: #f6f8fa; }
 figure { margin: 1rem 0 1.75rem; }
@@ -110,21 +110,32 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; a cell is text, or a number and its interval."""
+    """A table; a cell is text, or a number and its interval.
+
+    Attributes:
+        header: of the columns.
+        rows: cells.
+        words: columns that are aligned to the left, because they hold words.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    words: Sequence[int] = (0,)
 
     def markdown(self) -> str:
         """As Markdown."""
-        head = [_pipes(self.header), _pipes([":--", *["--:"] * (len(self.header) - 1)])]
+        head = [_pipes(self.header), _pipes([":--" if i in self.words else "--:" for i in range(len(self.header))])]
         return "\n".join(head + [_pipes([_plain(cell).replace("|", "\\|") for cell in row]) for row in self.rows])
 
     def html(self, folder: Path) -> str:
         """As HTML."""
-        head = "".join(f"<th>{escape(text)}</th>" for text in self.header)
-        body = "\n".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in self.rows)
-        return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+        head = self._html_row("th", [escape(text) for text in self.header])
+        body = "\n".join(self._html_row("td", map(_html_cell, row)) for row in self.rows)
+        return f'<div class="scroll"><table><thead>{head}</thead><tbody>\n{body}\n</tbody></table></div>'
+
+    def _html_row(self, tag: str, cells: Iterable[str]) -> str:
+        opened = (f'<{tag} class="words">' if i in self.words else f"<{tag}>" for i in range(len(self.header)))
+        return f"<tr>{''.join(f'{start}{cell}</{tag}>' for start, cell in zip(opened, cells, strict=True))}</tr>"
 
 
 @dataclass(frozen=True)
@@ -241,9 +252,9 @@ def _plain(cell: Cell) -> str:
 
 def _html_cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return f'<td class="words">{escape(cell)}</td>' if " " in cell else f"<td>{escape(cell)}</td>"
+        return escape(cell)
     interval = f'<span class="interval">{interval_text(cell)}</span>' if interval_text(cell) else ""
-    return f"<td>{point_text(cell)}{interval}</td>"
+    return f"{point_text(cell)}{interval}"
 
 
 def _pipes(cells: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from safe_bench.results import EpisodeCurve, MethodResults, Results
 # Okabe and Ito's colour-blind-safe palette, without its yellow, which is too light for lines on white.
 PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")
 RC = {
-    "font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "font.size": 9.5,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#e6e9ed", "grid.linewidth": 0.8, "axes.edgecolor": "#8a929c", "xtick.color": "#4a525c",
     "ytick.color": "#4a525c", "legend.frameon": False, "lines.solid_capstyle": "round",
@@ -64,6 +65,11 @@ def subplots(figure: Figure, rows: int, columns: int, **kwargs: Any) -> list[Axe
         return list(figure.subplots(rows, columns, squeeze=False, **kwargs).ravel())
 
 
+def set_title(axes: Axes, text: str, size: float = 10.5, width: int = 60) -> None:
+    """A title at the left, wrapped after ``width`` characters."""
+    axes.set_title(textwrap.fill(text, width), loc="left", fontsize=size, fontweight="bold")
+
+
 def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
     """A legend under all axes."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=min(columns, len(handles)), frameon=False)
@@ -84,7 +90,7 @@ def learning_curves(found: Results, methods: Sequence[MethodResults]) -> Figure:
     ]
     figure = new_figure(9.2, 6.4)
     for axes, (title, measure) in zip(subplots(figure, 2, 2), panels, strict=True):
-        axes.set_title(title)
+        set_title(axes, title)
         _draw_curves(axes, found, methods, measure, stage)
         if measure is panels[2][1]:
             _log_if_wide(axes)
@@ -98,7 +104,7 @@ def failure_rates(found: Results, methods: Sequence[MethodResults]) -> Figure:
     figure = new_figure(9.2, 3.9)
     for axes, stage in zip(subplots(figure, 1, len(stages), sharey=True), stages, strict=True):
         window = found.window(stage)
-        axes.set_title(f"Violation rate, {stage}")
+        set_title(axes, f"Violation rate, {stage}")
         _draw_curves(axes, found, methods, partial(_violation_rate, window=window), stage)
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -120,8 +126,10 @@ def _draw_curves(
             continue
         style = look[method.name]
         axes.plot(band.x, band.point, color=style.colour, linestyle=style.dash, linewidth=1.7)
-        axes.fill_between(band.x, band.low, band.high, color=style.colour, alpha=0.14, linewidth=0)
-        axes.set_xlabel(f"{method.axis(stage)}s of the stage")
+        axes.fill_between(band.x, band.low, band.high, color=style.colour, alpha=0.11, linewidth=0)
+        axes.set_xlabel(
+            f"{method.axis(stage)}s in stage {stage}" if len(found.stages) > 1 else f"{method.axis(stage)}s"
+        )
     axes.margins(x=0.01)
     axes.xaxis.set_major_formatter(_thousands)
 
@@ -138,12 +146,14 @@ def _thousands(value: float, _: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
 
 
-def _log_if_wide(axes: Axes, axis: str = "y") -> None:
-    """A logarithmic axis where positive data span a large factor, labelled with plain numbers."""
+def _log_if_wide(axes: Axes, axis: str = "y") -> bool:
+    """A logarithmic axis where positive data span a large factor, labelled with plain numbers; whether it is one."""
     low, high = getattr(axes.dataLim, f"{axis}0"), getattr(axes.dataLim, f"{axis}1")
-    if low > 0 and high / low > MAX_LINEAR_SPAN:
-        getattr(axes, f"set_{axis}scale")("log")
-        getattr(axes, f"{axis}axis").set_major_formatter(lambda value, _: f"{value:g}")
+    if low <= 0 or high / low <= MAX_LINEAR_SPAN:
+        return False
+    getattr(axes, f"set_{axis}scale")("log")
+    getattr(axes, f"{axis}axis").set_major_formatter(lambda value, _: f"{value:g}")
+    return True
 
 
 # ---------------------------------------------------------------------- final numbers
@@ -155,9 +165,8 @@ def final_numbers(found: Results, methods: Sequence[MethodResults]) -> Figure:
     figure = new_figure(9.2, 1.1 + 0.36 * len(methods))
     every_axes = subplots(figure, 1, len(panels), sharey=True)
     for axes, (title, measure) in zip(every_axes, panels, strict=True):
-        axes.set_title(
-            f"{title} (log scale)" if _draw_points(axes, found, methods, measure, title == "Ratio") else title
-        )
+        is_log = _draw_points(axes, found, methods, measure, title == "Ratio")
+        set_title(axes, f"{title} (log scale)" if is_log else title)
     every_axes[0].set_yticks(range(len(methods)), [method.label for method in methods])
     every_axes[0].set_ylim(len(methods) - 0.4, -0.6)
     return figure
@@ -175,8 +184,7 @@ def _draw_points(axes: Axes, found: Results, methods: Sequence[MethodResults], m
         axes.plot(estimate.values, offsets, ".", color=style.colour, markersize=5, alpha=0.8)
         axes.plot(estimate.point, row, style.marker, color=style.colour, markersize=7.5, markeredgecolor="white")
     axes.grid(axis="y", visible=False)
-    if may_be_log:
-        _log_if_wide(axes, "x")
-    else:
+    is_log = may_be_log and _log_if_wide(axes, "x")
+    if not is_log:
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    return bool(axes.get_xscale() == "log")
+    return is_log

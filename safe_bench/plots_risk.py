@@ -18,7 +18,7 @@ import safe_envs  # noqa: F401  registers the environments
 from safe_bench import metrics
 from safe_bench.document import estimate_text
 from safe_bench.figures import N_BINS, scene_of
-from safe_bench.plots import legend_below, new_figure, styles, subplots
+from safe_bench.plots import legend_below, new_figure, set_title, styles, subplots
 from safe_bench.protocols import Stage
 from safe_bench.results import MethodResults, Results
 
@@ -42,14 +42,17 @@ def risk_maps(found: Results, methods: Sequence[MethodResults]) -> Figure | None
     columns = min(2 if extent.width > WIDE * extent.height else 3, len(shown))
     rows = -(-len(shown) // columns)
     panel = 9.2 / max(columns, 2)
-    figure = new_figure(9.2, rows * (panel * extent.height / extent.width + 0.35) + 0.9)
+    figure = new_figure(9.2, rows * (0.88 * panel * extent.height / extent.width + 0.4) + 0.7)
+    figure.set_layout_engine("compressed")  # the layout for axes of a fixed aspect
     every_axes = subplots(figure, rows, columns, sharex=True, sharey=True)
     images = [_draw_map(axes, method, scene) for axes, method in zip(every_axes, shown, strict=False)]
     for axes in every_axes[len(shown) :]:
         axes.set_visible(False)
     image = next((image for image in images if image is not None), None)
     if image is not None:
-        figure.colorbar(image, ax=every_axes, label="predicted risk", shrink=0.9, aspect=30, pad=0.01)
+        figure.colorbar(
+            image, ax=every_axes, label="predicted risk", shrink=min(1.0, 2 / rows), fraction=0.03, aspect=30
+        )
     legend_below(figure, _map_legend(image is not None), columns=6)
     return figure
 
@@ -67,7 +70,7 @@ def _draw_map(axes: Axes, method: MethodResults, scene: Any) -> Any | None:
     run = method.with_figures("trajectories")
     assert run is not None
     figures = run.figures or {}
-    axes.set_title(f"{method.label} (seed {run.seed})", fontsize=9)
+    set_title(axes, method.label, 9, 34)
     axes.grid(visible=False)
     image = _draw_risk(axes, figures["risk_map"], method.eps_risk) if figures.get("risk_map") else None
     _draw_scene(axes, scene)
@@ -114,8 +117,8 @@ def _draw_trajectory(axes: Axes, trajectory: dict[str, Any]) -> None:
         "o",
         color=RECOVERY,
         markeredgecolor="black",
-        markeredgewidth=0.4,
-        markersize=3.4,
+        markeredgewidth=0.3,
+        markersize=2.8,
     )
     _draw_end(axes, points[-1, 0], points[-1, 1], trajectory)
 
@@ -179,7 +182,8 @@ def _draw_calibration(curve: Axes, counts: Axes, method: MethodResults, colour: 
     parts = _calibrations(method)
     n, predicted, observed = pooled_bins(parts)
     error = metrics.aggregate([part["expected_calibration_error"] for part in parts])
-    curve.set_title(f"{method.label}\nECE {estimate_text(error)}", fontsize=8.5)
+    set_title(curve, method.label, 9, 26)
+    curve.text(0.03, 0.97, f"ECE {estimate_text(error)}", transform=curve.transAxes, va="top", fontsize=8)
     curve.plot([0, 1], [0, 1], color="#9aa3ad", linewidth=1, linestyle=":")
     for part in parts if len(parts) > 1 else []:
         curve.plot(*_bin_means(part), color=colour, linewidth=0.8, alpha=0.35)
@@ -248,7 +252,7 @@ def _draw_episode(axes: Axes, method: MethodResults, colour: str) -> None:
     assert episode is not None
     risks = np.array(episode["risks"])
     replaced = np.flatnonzero(episode["intervened"])
-    axes.set_title(method.label, fontsize=9)
+    set_title(axes, method.label, 9, 38)
     axes.plot(risks, color=colour, linewidth=1.6)
     axes.plot(
         replaced, risks[replaced], "o", color=RECOVERY, markeredgecolor="black", markeredgewidth=0.4, markersize=4

@@ -104,7 +104,7 @@ def _summary_caption(found: Results) -> str:
     stage = found.stages[-1]["name"]
     counts = sorted({method.evaluation_rate("deterministic", "successes").n for method in found.methods})
     return (
-        f"Training ({stage}): interquartile means over seeds; ratio = (successes + 1) / (violations + 1); return of the "
+        f"Training ({stage}): interquartile mean over seeds; ratio = (successes + 1) / (violations + 1); return of the "
         f"last 20 % of the episodes; in brackets {_kinds(found)}. Evaluation: rates in {' or '.join(map(str, counts))} "
         "deterministic episodes with 95 % Wilson intervals."
     )
@@ -162,8 +162,8 @@ def _comparison_blocks(found: Results) -> list[Block]:
         if judged:
             intervals = ", ".join(sorted({judgement.comparison.effect.kind for judgement in judged}))
             note = (
-                f"Compared: {measure.name}. In brackets: {intervals}. The probability of improvement is that of a random "
-                "seed of the first method being better than a random seed of the second."
+                f"Compared: {measure.name}. In brackets: {intervals}. Probability of improvement: that a random "
+                "seed of the first method is better than a random seed of the second."
             )
             blocks += [Heading(title), tables.comparison_table(judged, measure), Paragraph(note, "note")]
     return blocks
@@ -181,25 +181,34 @@ def _picture_blocks(found: Results, folder: Path) -> list[Block]:
 
 
 def _drawings(found: Results) -> list[Drawing]:
+    final = (
+        "final", plots.final_numbers(found, found.methods), "final successes, violations and ratio",
+        "At the end of learning: interquartile mean (large), interval (bar), every seed (dots).",
+    )  # fmt: skip
+    groups = _groups(found)
+    training = [drawing for suffix, methods in groups for drawing in _training_drawings(found, methods, suffix)]
+    return [final, *training, *(drawing for suffix, m in groups for drawing in _risk_drawings(found, m, suffix))]
+
+
+def _training_drawings(found: Results, methods: Sequence[MethodResults], suffix: str) -> list[Drawing]:
     bands = "Lines are interquartile means over seeds, bands their intervals (see the tables)."
-    drawings: list[Drawing] = []
-    for suffix, methods in _groups(found):
-        drawings += [
-            (f"learning{suffix}", plots.learning_curves(found, methods), "learning curves", bands),
-            (f"failures{suffix}", plots.failure_rates(found, methods), "violation rate while learning",
-             f"Share of the last {_windows(found)} episodes with a violation. {bands}"),
-        ]  # fmt: skip
     return [
-        ("final", plots.final_numbers(found, found.methods), "final successes, violations and ratio",
-         "At the end of learning: interquartile mean (large), interval (bar), every seed (dots)."),
-        *drawings,
-        ("maps", plots_risk.risk_maps(found, found.methods), "map of the predicted risk with trajectories",
-         "Deterministic episodes of one seed; shading: predicted risk of the task policy's action at each place."),
-        ("calibration", plots_risk.calibration(found, found.methods), "calibration of the risk critics",
+        (f"learning{suffix}", plots.learning_curves(found, methods), "learning curves", bands),
+        (f"failures{suffix}", plots.failure_rates(found, methods), "violation rate while learning",
+         f"Share of the last {_windows(found)} episodes with a violation. {bands}"),
+    ]  # fmt: skip
+
+
+def _risk_drawings(found: Results, methods: Sequence[MethodResults], suffix: str) -> list[Drawing]:
+    return [
+        (f"maps{suffix}", plots_risk.risk_maps(found, methods), "map of the predicted risk with trajectories",
+         "Deterministic episodes of the first seed; shading: predicted risk of the task policy's action at each place "
+         "(white panels: the method has no risk critic)."),
+        (f"calibration{suffix}", plots_risk.calibration(found, methods), "calibration of the risk critics",
          "Predicted risk against the discounted frequency of violations under the unfiltered task policy, over all "
          "seeds (thin: each of them); below: number of steps. ECE: expected calibration error."),
-        ("episode", plots_risk.risk_along_episode(found, found.methods), "predicted risk along an episode",
-         "Predicted risk of the task policy's action in the episode of one seed that has most interventions."),
+        (f"episode{suffix}", plots_risk.risk_along_episode(found, methods), "predicted risk along an episode",
+         "Predicted risk of the task policy's action in the episode of the first seed that has most interventions."),
     ]  # fmt: skip
 
 

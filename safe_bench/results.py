@@ -180,9 +180,9 @@ def ratio(episodes: Episodes) -> float:
     return float(metrics.safety_ratio(successes(episodes), violations(episodes)))
 
 
-def violation_rate(episodes: Episodes) -> float:
-    """Share of episodes with a violation."""
-    return _share(violations(episodes), len(episodes["violation"]))
+def violation_percent(episodes: Episodes) -> float:
+    """Episodes with a violation, in per cent of all."""
+    return _percent(violations(episodes), len(episodes["violation"]))
 
 
 def final_return(episodes: Episodes) -> float:
@@ -190,9 +190,9 @@ def final_return(episodes: Episodes) -> float:
     return metrics.final_mean(episodes["return"])
 
 
-def intervention_share(episodes: Episodes) -> float:
-    """Share of the steps on which the filter replaced the action."""
-    return _share(float(episodes["interventions"].sum()), float(episodes["length"].sum()))
+def intervention_percent(episodes: Episodes) -> float:
+    """Steps on which the filter replaced the action, in per cent of all."""
+    return _percent(float(episodes["interventions"].sum()), float(episodes["length"].sum()))
 
 
 def n_episodes(episodes: Episodes) -> float:
@@ -205,8 +205,8 @@ def n_steps(episodes: Episodes) -> float:
     return float(episodes["length"].sum())
 
 
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+def _percent(part: float, whole: float) -> float:
+    return 100 * part / whole if whole else float("nan")
 
 
 # ---------------------------------------------------------------------- all methods

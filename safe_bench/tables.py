@@ -15,26 +15,24 @@ from safe_bench.verdict import Judgement, Measure
 
 def training_table(found: Results) -> Table:
     """What happened while learning, in the last stage."""
-    header = ("Method", "Seeds", "Episodes", "Steps", "Successes", "Violations", "Ratio (S+1)/(V+1)", "Violation rate",
-              "Final return", "Interventions, % of steps", "Seeds without violation")  # fmt: skip
+    header = ("Method", "Seeds", "Episodes", "Steps", "Successes", "Violations", "(S+1) / (V+1)", "Violation rate",
+              "Final return", "Intervened, % of steps", "Seeds without violation")  # fmt: skip
     return Table(header, [_training_row(method) for method in found.methods])
 
 
 def _training_row(method: MethodResults) -> list[Cell]:
-    measures = (results.n_episodes, results.n_steps, results.successes, results.violations, results.ratio)
+    measures = (results.n_steps, results.successes, results.violations, results.ratio)
+    episodes = set(method.per_seed(results.n_episodes))
     return [
         method.label,
         str(len(method.runs)),
+        number_text(*episodes) if len(episodes) == 1 else method.estimate(results.n_episodes),
         *(method.estimate(measure) for measure in measures),
         method.training_rate("violation"),
         method.estimate(results.final_return),
-        method.estimate(_intervention_percent),
+        method.estimate(results.intervention_percent),
         f"{share_within(method.per_seed(results.violations), 0):.0%}",
     ]
-
-
-def _intervention_percent(episodes: results.Episodes) -> float:
-    return 100 * results.intervention_share(episodes)
 
 
 def evaluation_table(found: Results) -> Table:
@@ -61,11 +59,11 @@ def earlier_stages_table(found: Results) -> Table | None:
     """Violations in the stages before the last one; None if there was only one."""
     rows: list[list[Cell]] = [
         [method.label, stage["name"], method.estimate(results.n_episodes, stage["name"]),
-         method.training_rate("violation", stage["name"]), method.estimate(results.violation_rate, stage["name"])]
+         method.training_rate("violation", stage["name"]), method.estimate(results.violation_percent, stage["name"])]
         for method in found.methods for stage in method.stages[:-1]
     ]  # fmt: skip
-    header = ("Method", "Stage", "Episodes", "Violation rate, all seeds", "Violation rate, over seeds")
-    return Table(header, rows) if rows else None
+    header = ("Method", "Stage", "Episodes", "Violation rate, all episodes", "Violation rate over seeds, %")
+    return Table(header, rows, words=(0, 1)) if rows else None
 
 
 def comparison_table(judged: Sequence[Judgement], measure: Measure) -> Table:
@@ -74,6 +72,7 @@ def comparison_table(judged: Sequence[Judgement], measure: Measure) -> Table:
     return Table(
         header,
         [[j.subject.label, j.other.label, j.comparison.effect, j.comparison.improvement, j.words] for j in judged],
+        words=(0, 1, 4),
     )
 
 
@@ -130,7 +129,8 @@ def _versions(summary: dict[str, Any]) -> str:
 
 def _uncommitted(found: Results) -> str:
     dirty = sum(str(run.summary.get("commit")).endswith("-dirty") for run in found.runs)
-    return f"{dirty} of {len(found.runs)} runs come from a working tree with uncommitted changes." if dirty else ""
+    count = "All" if dirty == len(found.runs) else f"{dirty} of {len(found.runs)}"
+    return f"{count} runs come from a working tree with uncommitted changes." if dirty else ""
 
 
 def _missing_seeds(found: Results) -> list[str]:
@@ -164,7 +164,7 @@ def provenance_blocks(found: Results) -> list[Block]:
         ["Versions", _versions(first.summary)],
     ]
     rows: list[list[Cell]] = [[m.label, ", ".join(map(str, m.seeds)), duration(m.wall_time)] for m in found.methods]
-    return [Table(("What", "Value"), facts), Table(("Method", "Seeds", "Wall time"), rows)]
+    return [Table(("What", "Value"), facts, words=(0, 1)), Table(("Method", "Seeds", "Wall time"), rows, words=(0, 1))]
 
 
 def _stage_rows(stages: Sequence[dict[str, Any]]) -> list[list[Cell]]:

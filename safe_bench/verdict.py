@@ -42,7 +42,7 @@ class Measure:
 
 RATIO = Measure("ratio (successes + 1) / (violations + 1)", results.ratio, "factor", True, "higher", "lower")
 VIOLATION_RATE = Measure(
-    "violation rate of the training episodes", results.violation_rate, "difference", False, "lower", "higher"
+    "violation rate of the training episodes (%)", results.violation_percent, "difference", False, "lower", "higher"
 )
 
 
@@ -60,11 +60,8 @@ class Judgement:
         outcome, n = self.comparison.outcome, self.comparison.n_pairs
         if self.comparison.enough_seeds:
             return "not resolved: the interval includes no difference" if outcome == "unresolved" else outcome
-        found = (
-            "ranges overlap"
-            if outcome == "unresolved"
-            else f"{outcome} in {f'all {n} pairs' if n > 1 else 'the one pair'}"
-        )
+        pairs = f"all {n} pairs of seeds" if n > 1 else "the one pair of seeds"
+        found = "ranges overlap" if outcome == "unresolved" else f"{outcome} in {pairs}"
         return f"{found}; too few seeds for a test"
 
 
@@ -157,8 +154,9 @@ def _headline(judged: list[Judgement], measure: Measure) -> str:
     }
     if len(names["better"]) == n:
         against = f"than {names['better'][0]}" if n == 1 else f"than each of the {n} other methods that were run"
-        return f"{label} has a {measure.better} {measure.name} {against}."
-    parts = [f"{measure.better} than {len(names['better'])} of {n} other methods"]
+        few = "" if all(j.comparison.enough_seeds for j in judged) else ", in every pair of seeds that were run"
+        return f"{label} has a {measure.better} {measure.name} {against}{few}."
+    parts = [f"{measure.better} than {len(names['better']) or 'none'} of {n} other methods"]
     if names["unresolved"]:
         parts.append(f"not resolved against {', '.join(names['unresolved'])}")
     if names["worse"]:
@@ -176,7 +174,7 @@ def _extremes(judged: list[Judgement], measure: Measure) -> list[str]:
     ordered = sorted(judged, key=lambda judgement: judgement.comparison.effect.point)
     if len(ordered) == 1:
         return [f"{_amount(ordered[0], measure)}."]
-    return [f"Smallest advantage: {_amount(ordered[0], measure)}.", f"Largest: {_amount(ordered[-1], measure)}."]
+    return [f"Least in its favour: {_amount(ordered[0], measure)}.", f"Most: {_amount(ordered[-1], measure)}."]
 
 
 def _amount(judged: Judgement, measure: Measure) -> str:
@@ -184,7 +182,8 @@ def _amount(judged: Judgement, measure: Measure) -> str:
     interval = f"{interval_text(effect)}, {effect.kind}"
     if measure.effect == "factor":
         return f"{number_text(effect.point)} times that of {label} ({interval}): {judged.words}"
-    return f"{measure.better} than {label} by {number_text(effect.point)} ({interval}): {judged.words}"
+    sign = f"positive is {measure.better}"
+    return f"difference to {label} {number_text(effect.point)} ({interval}; {sign}): {judged.words}"
 
 
 def _caveats(found: Results, judged: list[Judgement]) -> list[str]:

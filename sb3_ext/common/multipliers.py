@@ -156,6 +156,8 @@ class ScheduleMultiplier(Multiplier):
         super().__init__(start)
         if not (math.isfinite(end) and end >= 0.0):
             raise ValueError(f"end must be finite and >= 0, got {end}")
+        if duration is not None and duration < 1:
+            raise ValueError(f"duration must be >= 1 or None, got {duration}")
         self.end, self.duration = float(end), duration
         self.register_buffer("progress", th.tensor(0.0, dtype=th.float64))
 

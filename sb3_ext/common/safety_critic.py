@@ -214,7 +214,7 @@ class SafetyCritic(nn.Module):
             features = self.online.features(preprocess_obs(self.tensors(observations), self.observation_space))
             for network in (self.online, self.target):
                 network.observation_mean.copy_(features.mean(dim=0))
-                network.observation_std.copy_(features.std(dim=0).clamp_min(1e-6))
+                network.observation_std.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
 
     def risk(self, obs: Any, action: NDArray[Any]) -> NDArray[np.float32]:
         """Risk ``[B]`` of observations ``[B, ...]`` (or a dict of them) and actions ``[B, ...]``, environment units."""

@@ -51,7 +51,7 @@ class Corridor(gym.Env):
         self.x = float(np.clip(self.x, -2.0, 2.0))
         self.t += 1
         violation = self.x > WALL
-        info = {COST: (self.x - 0.5) * violation, VIOLATION: violation, SUCCESS: 0.8 < self.x <= WALL}
+        info = {COST: self.x - 0.5 if violation else 0.0, VIOLATION: violation, SUCCESS: 0.8 < self.x <= WALL}
         terminated = violation and self.ends_on_violation
         return self._observation(), self.x, terminated, self.t >= self.horizon, info if self.with_cost else {}
 
@@ -88,6 +88,10 @@ class GoalCorridor(Corridor):
     def _observation(self):
         here = np.array([self.x], np.float32)
         return {"observation": here, "achieved_goal": here.copy(), "desired_goal": np.array([0.9], np.float32)}
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, float(self.compute_reward(obs["achieved_goal"], obs["desired_goal"], {})[0]), *rest
 
     def compute_reward(self, achieved_goal, desired_goal, info):
         return -(np.abs(achieved_goal - desired_goal) > 0.1).astype(np.float32).reshape(-1)
@@ -135,7 +139,7 @@ def tensors(value, name="", found=None):
         for key, part in items:
             tensors(part, f"{name}.{key}", found)
     elif isinstance(value, th.Tensor | np.ndarray | int | float | bool):
-        found[name] = np.array(value.detach().cpu() if isinstance(value, th.Tensor) else value)
+        found[name] = value.detach().cpu().numpy().copy() if isinstance(value, th.Tensor) else np.array(value)
     return found
 
 

@@ -1,0 +1,92 @@
+"""The command line as a user meets it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from safe_bench import cli
+from safe_bench.protocols import PROTOCOLS
+from safe_bench.runs import RunFolder, write_json
+
+
+def test_list_names_every_protocol(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "recovery-rl/navigation9"], "recovery-rl/navigation1"),
+        (["run", "recovery-rl/navigation1", "--methods", "lr", "magic"], "'magic'"),
+        (["run", "recovery-rl/navigation1", "--preset", "huge"], "'huge'"),
+        (["run", "recovery-rl/navigation1", "--jobs", "0", "--out", "OUT"], "--jobs"),
+        (["report", "recovery-rl/navigation1", "--out", "OUT"], "no finished run"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, capsys, tmp_path):
+    arguments = [str(tmp_path) if part == "OUT" else part for part in arguments]
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written_to_is_named(capsys, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    assert cli.main(["run", "recovery-rl/navigation1", "--out", str(blocked)]) == 2
+    error = capsys.readouterr().err
+    assert str(blocked) in error and "--out" in error
+
+
+def test_a_foreign_run_folder_is_refused_before_anything_runs(capsys, tmp_path):
+    folder = RunFolder.of(tmp_path, "recovery-rl/navigation1", "unconstrained", 0)
+    write_json(folder.path / "config.json", {"protocol": "something else"})
+    arguments = ["run", "recovery-rl/navigation1", "--methods", "unconstrained", "--seeds", "0", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 2
+    assert str(folder.path) in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "safe_bench.cli", "run", "recovery-rl/navigation1", "--preset", "quick",
+               "--methods", "recovery-rl", "--seeds", "0", "--out", str(tmp_path)]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    offline = RunFolder.of(tmp_path, "recovery-rl/navigation1", "recovery-rl", 0).path / "offline_data.json"
+    for _ in range(600):
+        if offline.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in error and "Traceback" not in error
+
+
+def test_run_and_report_from_nothing(tmp_path, capsys, monkeypatch):
+    from safe_bench.protocols import Budget, Stage
+
+    name = "recovery-rl/navigation2"
+    tiny = Budget((Stage("train", "safe/Navigation2-v0", episodes=3),), 500, 10, 2, (0,))
+    monkeypatch.setitem(PROTOCOLS[name].presets, "quick", tiny)
+
+    def in_this_process(jobs, n_processes, console):
+        from safe_bench.pool import Outcome
+        from safe_bench.runner import execute
+
+        for job in jobs:
+            execute(job)
+        return [Outcome(job, None) for job in jobs]
+
+    monkeypatch.setattr("safe_bench.pool.run_jobs", in_this_process)
+    arguments = [name, "--out", str(tmp_path)]
+    assert cli.main(["run", *arguments, "--methods", "unconstrained", "recovery-rl"]) == 0
+    assert cli.main(["report", *arguments, "--to", str(tmp_path / "report")]) == 0
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+    assert "Recovery RL" in capsys.readouterr().out
