@@ -230,8 +230,7 @@ def interval_text(cell: Estimate | Rate) -> str:
     if isinstance(cell, Rate):
         low, high = cell.interval
         return f"[{percent_text(low)}, {percent_text(high)}]" if cell.n else ""
-    hidden = len(cell.values) == 1 or math.isnan(cell.point)
-    return "" if hidden else f"[{number_text(cell.low)}, {number_text(cell.high)}]"
+    return f"[{number_text(cell.low)}, {number_text(cell.high)}]" if cell.has_interval else ""
 
 
 def point_text(cell: Cell) -> str:

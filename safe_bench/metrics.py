@@ -24,6 +24,7 @@ MIN_SEEDS = 5
 """With fewer seeds a bootstrap interval would be a pretence: the range of all seeds is shown instead."""
 CONFIDENCE = 0.95
 BOOTSTRAP = "95 % bootstrap interval"
+NO_INTERVAL = "no interval"
 N_RESAMPLES = 10_000
 N_CURVE_RESAMPLES = 1_000
 
@@ -45,6 +46,11 @@ class Estimate:
     high: float
     kind: str
     values: tuple[float, ...]
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is more than one seed, and so an interval to show."""
+        return not (math.isnan(self.point) or self.kind.endswith(NO_INTERVAL))
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def share_within(values: ArrayLike, limit: float) -> float:
 
 def range_of(n_seeds: int) -> str:
     """Name of the interval for few seeds."""
-    return f"range of {n_seeds} seeds" if n_seeds > 1 else "one seed, no interval"
+    return f"range of {n_seeds} seeds" if n_seeds > 1 else f"one seed, {NO_INTERVAL}"
 
 
 def _interval(samples: FloatArray, n_resamples: int) -> tuple[FloatArray, FloatArray, str]:
@@ -240,25 +246,38 @@ def compare(
     enough = min(len(first), len(second)) >= MIN_SEEDS
     better, worse = (first, second) if higher_is_better else (second, first)
     combine: Statistic = np.divide if effect == "factor" else np.subtract
-    wins = _wins(better, worse)
-    if enough:
-        mine = _resample(len(better), N_RESAMPLES, stream=1)
-        theirs = _resample(len(worse), N_RESAMPLES, stream=2)
-        effects = combine(interquartile_mean(better[mine], axis=1), interquartile_mean(worse[theirs], axis=1))
-        improvements, kind = _resampled_wins(wins, mine, theirs), BOOTSTRAP
-        (low, high), (least, most) = _percentiles(effects), _percentiles(improvements)
-    else:
-        effects = combine(better[:, None], worse[None])
-        low, high, least, most = effects.min(), effects.max(), wins.min(), wins.max()
-        kind = f"range of {wins.size} pairs of seeds" if wins.size > 1 else "one pair of seeds, no interval"
+    improvement = float(_wins(better, worse).mean())
     point = float(combine(interquartile_mean(better), interquartile_mean(worse)))
+    effect_ends, improvement_ends, kind = (_bootstrap_ends if enough else _range_ends)(better, worse, combine)
     return Comparison(
-        Estimate(point, float(low), float(high), kind, ()),
-        Estimate(float(wins.mean()), float(least), float(most), kind, ()),
+        Estimate(point, *effect_ends, kind, ()),
+        Estimate(improvement, *improvement_ends, kind, ()),
         1.0 if effect == "factor" else 0.0,
-        wins.size,
+        len(first) * len(second),
         enough,
     )
+
+
+Ends = tuple[float, float]
+
+
+def _bootstrap_ends(better: FloatArray, worse: FloatArray, combine: Statistic) -> tuple[Ends, Ends, str]:
+    """Intervals of effect and improvement, and what they are."""
+    mine = _resample(len(better), N_RESAMPLES, stream=1)
+    theirs = _resample(len(worse), N_RESAMPLES, stream=2)
+    effects = combine(interquartile_mean(better[mine], axis=1), interquartile_mean(worse[theirs], axis=1))
+    improvements = _resampled_wins(_wins(better, worse), mine, theirs)
+    return _scalars(_percentiles(effects)), _scalars(_percentiles(improvements)), BOOTSTRAP
+
+
+def _range_ends(better: FloatArray, worse: FloatArray, combine: Statistic) -> tuple[Ends, Ends, str]:
+    effects, wins = combine(better[:, None], worse[None]), _wins(better, worse)
+    kind = f"range of {wins.size} pairs of seeds" if wins.size > 1 else f"one pair of seeds, {NO_INTERVAL}"
+    return _scalars((effects.min(), effects.max())), _scalars((wins.min(), wins.max())), kind
+
+
+def _scalars(ends: tuple[FloatArray, FloatArray]) -> Ends:
+    return float(ends[0]), float(ends[1])
 
 
 def _wins(first: FloatArray, second: FloatArray) -> FloatArray:

@@ -21,10 +21,12 @@ from safe_bench.figures import N_BINS, scene_of
 from safe_bench.plots import legend_below, new_figure, set_title, styles, subplots
 from safe_bench.protocols import Stage
 from safe_bench.results import MethodResults, Results
+from safe_wrappers.info import INTERVENED
 
 # From white to a dark violet: lightness alone carries the risk, and blue and orange stand out on it.
 RISK_COLOURS = LinearSegmentedColormap.from_list("risk", ["#ffffff", "#e9dff2", "#b89ad0", "#74509c", "#35184f"])
 TASK, RECOVERY, GOAL, OBSTACLE = "#0072B2", "#E69F00", "#009E73", "#1d2430"
+LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
 WIDE = 1.8
 """Scenes that are wider than this, relative to their height, are drawn two in a row instead of three."""
 
@@ -110,7 +112,7 @@ def _draw_trajectory(axes: Axes, trajectory: dict[str, Any]) -> None:
     points = np.array(trajectory["points"])
     axes.plot(points[:, 0], points[:, 1], color="white", linewidth=2.6, alpha=0.8)
     axes.plot(points[:, 0], points[:, 1], color=TASK, linewidth=1.2)
-    replaced = points[:-1][np.array(trajectory["intervened"], dtype=bool)]
+    replaced = points[:-1][np.array(trajectory[INTERVENED], dtype=bool)]
     axes.plot(
         replaced[:, 0],
         replaced[:, 1],
@@ -183,7 +185,9 @@ def _draw_calibration(curve: Axes, counts: Axes, method: MethodResults, colour: 
     n, predicted, observed = pooled_bins(parts)
     error = metrics.aggregate([part["expected_calibration_error"] for part in parts])
     set_title(curve, method.label, 9, 26)
-    curve.text(0.03, 0.97, f"ECE {estimate_text(error)}", transform=curve.transAxes, va="top", fontsize=8)
+    curve.text(
+        0.03, 0.97, f"ECE {estimate_text(error)}", transform=curve.transAxes, va="top", fontsize=8, bbox=LABEL_BOX
+    )
     curve.plot([0, 1], [0, 1], color="#9aa3ad", linewidth=1, linestyle=":")
     for part in parts if len(parts) > 1 else []:
         curve.plot(*_bin_means(part), color=colour, linewidth=0.8, alpha=0.35)
@@ -244,14 +248,14 @@ def _episode(method: MethodResults) -> dict[str, Any] | None:
     """Of the first seed's trajectories, the one with most interventions (the first one, if there are none)."""
     run = method.with_figures("trajectories")
     known = [episode for episode in (run.figures or {})["trajectories"] if episode["risks"]] if run else []
-    return max(known, key=lambda episode: sum(episode["intervened"]), default=None)
+    return max(known, key=lambda episode: sum(episode[INTERVENED]), default=None)
 
 
 def _draw_episode(axes: Axes, method: MethodResults, colour: str) -> None:
     episode = _episode(method)
     assert episode is not None
     risks = np.array(episode["risks"])
-    replaced = np.flatnonzero(episode["intervened"])
+    replaced = np.flatnonzero(episode[INTERVENED])
     set_title(axes, method.label, 9, 38)
     axes.plot(risks, color=colour, linewidth=1.6)
     axes.plot(

@@ -174,7 +174,7 @@ def _picture_blocks(found: Results, folder: Path) -> list[Block]:
     for file, figure, alt, caption in _drawings(found):
         if figure is not None:
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png")
+            figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08)
             _write(folder / f"{file}.png", buffer.getvalue())
             blocks.append(Picture(f"{file}.png", alt, caption))
     return blocks

@@ -179,7 +179,7 @@ def _extremes(judged: list[Judgement], measure: Measure) -> list[str]:
 
 def _amount(judged: Judgement, measure: Measure) -> str:
     effect, label = judged.comparison.effect, judged.other.label
-    interval = f"{interval_text(effect)}, {effect.kind}"
+    interval = f"{interval_text(effect)}, {effect.kind}" if effect.has_interval else effect.kind
     if measure.effect == "factor":
         return f"{number_text(effect.point)} times that of {label} ({interval}): {judged.words}"
     sign = f"positive is {measure.better}"

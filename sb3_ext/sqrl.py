@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar, Literal, Self
 
 import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.buffers import CostBatch, CostReplayBuffer, sample_union
+from sb3_ext.common.checkpoint import pack_env, unpack_env
 from sb3_ext.common.risk_sac import Progress
 from sb3_ext.common.rollouts import collect_episodes
 from sb3_ext.common.selectors import RejectionSampling
@@ -119,10 +119,17 @@ class SQRL(SACLag):
         if isinstance(source, Transitions):
             return super().pretrain(source, steps, check_env_id=check_env_id, progress=progress)
         self._enter("pretrain", source)
-        self._safety_env = copy.deepcopy(self.env) if safety_env is None else self._wrap_env(safety_env)
+        self._safety_env = self._copy_env() if safety_env is None else self._wrap_env(safety_env)
+        self._share_statistics()
         self._safety_env.seed(None if self.seed is None else self.seed + 1)  # type: ignore[union-attr]
         self.pretraining_steps += steps
         return self.learn(steps, **learn_kwargs)
+
+    def _copy_env(self) -> VecEnv:
+        packed = pack_env(self.env)
+        if packed.pickled is None:
+            raise ValueError("the environments cannot be copied for the on-policy safety data: pass safety_env=")
+        return unpack_env(packed)
 
     def finetune(self, env: Any, steps: int, *, freeze_critic: bool = True, **learn_kwargs: Any) -> Self:
         """Fine-tune on another task behind the safety critic (algorithm 2), with an empty replay buffer.
@@ -181,6 +188,7 @@ class SQRL(SACLag):
                 self.safety_buffer_size, self.observation_space, self.action_space, device=self.device,
                 n_envs=self._safety_env.num_envs, missing_cost=self.missing_cost,
             )  # fmt: skip
+        self._share_statistics()
         counts = collect_episodes(self, self._safety_env, self.safety_buffer, self.safety_episodes)
         self.safety_steps += counts.steps
         self.safety_violations += counts.violations
@@ -188,6 +196,15 @@ class SQRL(SACLag):
             self._risk_step()
         self.logger.record("safety/on_policy_steps", self.safety_steps)
         self.logger.record("safety/on_policy_violations", self.safety_violations)
+
+    def _share_statistics(self) -> None:
+        """The safety data are seen as the training sees its own: normalised by the training's statistics."""
+        own, other = self._vec_normalize_env, unwrap_vec_normalize(self._safety_env)
+        if own is not None:
+            if other is None:
+                raise ValueError("the training env has a VecNormalize: give safety_env one, too")
+            other.training = False
+            vars(other).update({name: vars(own)[name] for name in ("obs_rms", "ret_rms") if name in vars(own)})
 
     def _risk_batch(self) -> CostBatch:
         if self.phase != "pretrain" or self.safety_buffer is None:

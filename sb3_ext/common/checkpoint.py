@@ -12,12 +12,12 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_ext.common.files import atomic_folder, atomic_path
@@ -47,16 +47,16 @@ def readable(path: Any, what: str) -> Iterator[None]:
 def save(model: Any, folder: str | Path) -> None:
     """Write a checkpoint into a new sub-folder, then point to it, then remove the older ones."""
     folder = Path(folder)
-    environments = {name: _pack(getattr(model, name, None)) for name in ENVIRONMENTS}
-    if environments["env"] is None:
+    environments = {name: pack_env(getattr(model, name, None)) for name in ENVIRONMENTS}
+    if environments["env"].pickled is None:
         _reset_environments(model, model.num_timesteps)
     with atomic_folder(folder) as temporary:
         model.save(temporary / "model.zip")
         _dump(temporary / "buffers.pkl", {name: getattr(model, name, None) for name in BUFFERS})
         _dump(temporary / "environments.pkl", environments)
         _dump(temporary / "state.pkl", _random_state(model) | {"costs": model._costs, "steps": model.num_timesteps})
-        final = folder / f"steps-{model.num_timesteps:09d}"
-        shutil.rmtree(final, ignore_errors=True)
+        # A new name each time: the checkpoint that the pointer names is never touched, not even at the same step.
+        final = folder / f"steps-{model.num_timesteps:09d}{temporary.stem}"
         os.replace(temporary, final)
     with atomic_path(folder / POINTER) as pointer:
         pointer.write_text(final.name)
@@ -77,12 +77,13 @@ def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str) 
         buffers, environments, state = (
             cloudpickle.loads((complete / f"{name}.pkl").read_bytes()) for name in ("buffers", "environments", "state")
         )
-    if environments["env"] is None and env is None:
+    if environments["env"].pickled is None and env is None:
         raise ValueError(f"the environments of {folder} could not be copied into it: pass env=, made as for training")
-    model = cls.load(complete / "model.zip", device=device)
-    model.set_env(_unpack(*environments["env"]) if env is None else env, force_reset=False)
-    if environments["_safety_env"] is not None:
-        model._safety_env = _unpack(*environments["_safety_env"])
+    environment = unpack_env(environments["env"]) if env is None else env
+    model = cls.load(complete / "model.zip", env=environment, device=device, force_reset=False)
+    model.env.unwrapped._reset_seeds()  # load has seeded it for a reset that this run never made
+    if environments["_safety_env"].pickled is not None:
+        model._safety_env = unpack_env(environments["_safety_env"])
     for name, buffer in buffers.items():
         if buffer is not None:
             setattr(model, name, buffer)
@@ -90,6 +91,7 @@ def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str) 
         model.replay_buffer.set_env(model.env)
     model._costs = state["costs"]
     if env is not None:
+        _adopt_statistics(model.get_vec_normalize_env(), environments["env"])
         _reset_environments(model, state["steps"])
     _restore_random_state(model, state)
     return model
@@ -105,29 +107,45 @@ def _dump(path: Path, value: Any) -> None:
         cloudpickle.dump(value, file)
 
 
-def _pack(env: VecEnv | None) -> tuple[list[tuple[type, dict[str, Any]]], bytes] | None:
-    """The VecEnv as its wrappers (class, state), outermost first, and the pickled innermost one; None if impossible."""
-    if env is None:
-        return None
+class PackedEnv(NamedTuple):
+    """A VecEnv as its wrappers (class, state), outermost first, and the innermost one; None where it has no copy."""
+
+    wrappers: list[tuple[type, dict[str, Any]]]
+    pickled: bytes | None
+
+
+def pack_env(env: VecEnv | None) -> PackedEnv:
+    """What is needed to build a copy of ``env``, as far as it can be copied."""
     wrappers = []
     while isinstance(env, VecEnvWrapper):
         state = {k: v for k, v in vars(env).items() if k not in ("venv", "class_attributes")}
         wrappers.append((type(env), state))
         env = env.venv
     try:
-        # What can be pickled is not always a copy (some simulators come back fresh); deepcopy refuses those.
-        return copy.deepcopy(wrappers), cloudpickle.dumps(copy.deepcopy(env))
+        # Pickled first: a deep copy of an environment in other processes closes the original's pipes when it goes.
+        wrappers, pickled = copy.deepcopy(wrappers), None if env is None else cloudpickle.dumps(env)
+        copy.deepcopy(env)  # what can be pickled is not always a copy (some simulators come back fresh); this refuses
     except Exception:  # third-party environments fail to copy in ways of their own
-        return None
+        pickled = None
+    return PackedEnv(wrappers, pickled)
 
 
-def _unpack(wrappers: list[tuple[type, dict[str, Any]]], pickled: bytes) -> VecEnv:
-    env: Any = cloudpickle.loads(pickled)
-    for kind, state in reversed(wrappers):
+def unpack_env(packed: PackedEnv) -> VecEnv:
+    """The copy that ``pack_env`` described."""
+    assert packed.pickled is not None
+    env: Any = cloudpickle.loads(packed.pickled)
+    for kind, state in reversed(packed.wrappers):
         wrapper = kind.__new__(kind)
         wrapper.__dict__.update(state, venv=env, class_attributes=dict(inspect.getmembers(kind)))
         env = wrapper
     return env
+
+
+def _adopt_statistics(normalizer: VecNormalize | None, packed: PackedEnv) -> None:
+    """Go on with the statistics of the checkpoint, in environments that are not from it."""
+    for kind, state in packed.wrappers:
+        if normalizer is not None and issubclass(kind, VecNormalize):
+            vars(normalizer).update({name: state[name] for name in ("obs_rms", "ret_rms") if name in state})
 
 
 def _reset_environments(model: Any, steps: int) -> None:

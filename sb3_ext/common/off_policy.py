@@ -56,6 +56,7 @@ class SafeOffPolicy(OffPolicyAlgorithm):
         if optimize not in ("sb3", "fused"):
             raise ValueError(f"optimize must be 'sb3' or 'fused', got {optimize!r}")
         self.missing_cost, self.optimize, self.relabel = missing_cost, optimize, True
+        self.algorithm = type(self).__name__
         self.n_episodes = self.n_violating_episodes = self.n_interventions = 0
         self.ep_cost_buffer: deque[float] = deque(maxlen=100)
 
@@ -64,11 +65,12 @@ class SafeOffPolicy(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._choose_buffer()
         if self.optimize == "fused":
-            self.policy_kwargs.setdefault("optimizer_kwargs", {})["fused"] = True
+            optimizer_kwargs = {**(self.policy_kwargs.get("optimizer_kwargs") or {}), "fused": True}
+            self.policy_kwargs = {**self.policy_kwargs, "optimizer_kwargs": optimizer_kwargs}
         super()._setup_model()
         self.selector = None
         self.last_intervened: NDArray[np.bool_] = np.zeros(self.n_envs, dtype=bool)
-        self._selection: tuple[NDArray[Any], NDArray[Any]] | None = None
+        self._selection: tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]] | None = None
         self._proposing = False
         self._metrics: defaultdict[str, list[float]] = defaultdict(list)
         self._costs = EpisodeCosts(self.n_envs, missing_cost=self.missing_cost if self.uses_cost else "zero")
@@ -92,7 +94,8 @@ class SafeOffPolicy(OffPolicyAlgorithm):
         if not issubclass(chosen, CostReplayBuffer | CostDictReplayBuffer | CostHerReplayBuffer):
             raise ValueError(f"replay_buffer_class must keep costs (one of sb3_ext's), got {chosen.__name__}")
         self.replay_buffer_class = chosen
-        self.replay_buffer_kwargs["missing_cost"] = self.missing_cost if self.uses_cost else "zero"
+        missing_cost = self.missing_cost if self.uses_cost else "zero"
+        self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "missing_cost": missing_cost}
 
     # ------------------------------------------------------------------ acting
 
@@ -159,7 +162,7 @@ class SafeOffPolicy(OffPolicyAlgorithm):
         warm_up = self.num_timesteps < learning_starts
         executed = self._select(self._last_obs, proposed, deterministic=False, warm_up=warm_up)
         executed_action = self._replace(action, proposed, executed)
-        self._selection = (action, executed_action)
+        self._selection = (action, executed_action, self.last_intervened)
         return executed_action, proposed if self.relabel else executed
 
     @contextlib.contextmanager
@@ -172,13 +175,21 @@ class SafeOffPolicy(OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------ bookkeeping
 
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> Any:
+        if reset_num_timesteps or self._last_obs is None:  # SB3 starts new episodes then
+            self._costs.reset()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         if self._selection is not None:
-            proposed, executed = self._selection
+            # Not last_intervened: a callback may have called predict since, SafeEvalCallback does.
+            proposed, executed, intervened = self._selection
             for i, info in enumerate(infos):  # a filter among the wrappers comes later, so its entry stays
                 info.setdefault(EXECUTED_ACTION, executed[i])
-                info.setdefault(PROPOSED_ACTION, proposed[i])
-                info[INTERVENED] = bool(self.last_intervened[i]) or bool(info.get(INTERVENED, False))
+                info[PROPOSED_ACTION] = proposed[i]
+                info[INTERVENED] = bool(intervened[i]) or bool(info.get(INTERVENED, False))
             self._selection = None
         super()._update_info_buffer(infos, dones)
         if dones is None:
@@ -241,7 +252,10 @@ class SafeOffPolicy(OffPolicyAlgorithm):
             ValueError: if the file is truncated, no SB3 model, or a model of another class.
         """
         with checkpoint.readable(path, cls.__name__):
-            return super().load(path, env, *args, **kwargs)
+            model = super().load(path, env, *args, **kwargs)
+            if model.algorithm != cls.__name__:  # parts of the same names and shapes would fit by accident
+                raise ValueError(f"it holds a {model.algorithm}")
+            return model
 
     def save_checkpoint(self, folder: str | Path) -> None:
         """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.

@@ -42,7 +42,7 @@ def collect_episodes(model: Any, env: VecEnv, buffer: CostReplayBuffer, n_episod
             raw,
             _with_terminal(new_raw, dones, infos, normalizer),
             scale_action(action, env.action_space),
-            rewards,
+            rewards if normalizer is None else normalizer.get_original_reward(),
             dones,
             infos,
         )

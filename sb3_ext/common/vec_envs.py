@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION
+from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION, RISK
 from safe_wrappers.risk import RecoveryFunction, RiskFunction, RiskKind, check_eps_risk, filter_actions
 
 
@@ -154,7 +154,7 @@ class VecRecoveryFilter(VecEnvWrapper):
     def step_async(self, actions: NDArray[Any]) -> None:
         """Filter, then step."""
         self._proposed = np.asarray(actions)
-        self._executed, self._intervened, _ = filter_actions(
+        self._executed, self._intervened, self._risks = filter_actions(
             self.risk, self.recovery, self.eps_risk, self._obs, self._proposed, self.action_space
         )
         self.venv.step_async(self._executed)
@@ -163,6 +163,7 @@ class VecRecoveryFilter(VecEnvWrapper):
         """Observations, rewards, dones, infos; the infos tell what was proposed and executed."""
         self._obs, rewards, dones, infos = self.venv.step_wait()
         for i, info in enumerate(infos):
-            info[PROPOSED_ACTION], info[EXECUTED_ACTION] = self._proposed[i], self._executed[i]
-            info[INTERVENED] = bool(self._intervened[i])
+            info[PROPOSED_ACTION], info[RISK] = self._proposed[i], float(self._risks[i])
+            info.setdefault(EXECUTED_ACTION, self._executed[i])  # an inner filter comes later, as in RecoveryFilter
+            info[INTERVENED] = bool(self._intervened[i]) or bool(info.get(INTERVENED, False))
         return self._obs, rewards, dones, infos

@@ -187,6 +187,13 @@ def recorded(n=300, dict_obs=False, seed=0, env_id=None):
     )
 
 
+def pretrained(cls, env=None, data=None, **kwargs):
+    """A model whose safety critic knows the wall."""
+    fast = {"net_arch": (16, 16), "learning_rate": 1e-2, "tau": 0.05}
+    model = tiny(cls, env, gamma_risk=0.5, risk_kwargs=fast, **kwargs)
+    return model.pretrain(recorded(500) if data is None else data, steps=300)
+
+
 def some_observations(n=50, seed=1):
     """``n`` raw observations and actions in environment units."""
     data = recorded(n, seed=seed)
