@@ -119,7 +119,9 @@ print(f"{seconds:.3f} s, loads of the heavy packages: {heavy or 'none'}")
 def memory(repeats):
     peak = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout.strip()
     print(f"peak memory of RecoveryRL on Navigation 1 with a buffer of 1,000,000: {peak} MiB")
-    runs = [subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True) for _ in range(3)]
+    runs = [
+        subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True) for _ in range(3)
+    ]
     print(f"import safe_envs (best of 3): {min(run.stdout.strip() for run in runs)}")
 
 

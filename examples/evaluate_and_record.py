@@ -1,6 +1,6 @@
 """Evaluate an agent with its harm, keep the best safe model while training, and record a GIF.
 
-    python examples/evaluate_and_record.py --out evaluation
+python examples/evaluate_and_record.py --out evaluation
 """
 
 import argparse

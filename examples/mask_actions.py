@@ -1,6 +1,6 @@
 """Mask risky actions: MaskablePPO with a safety critic's mask, and rejection sampling for a continuous policy.
 
-    python examples/mask_actions.py
+python examples/mask_actions.py
 """
 
 import argparse

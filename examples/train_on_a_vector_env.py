@@ -1,6 +1,6 @@
 """Train on a true vector environment: 64 navigation worlds in one NumPy array, behind SB3's VecEnv interface.
 
-    python examples/train_on_a_vector_env.py --steps 60000
+python examples/train_on_a_vector_env.py --steps 60000
 """
 
 import argparse

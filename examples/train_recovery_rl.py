@@ -1,6 +1,6 @@
 """Train Recovery RL on Navigation 2 and compare it with plain SAC: successes and violations while learning.
 
-    python examples/train_recovery_rl.py --steps 3000
+python examples/train_recovery_rl.py --steps 3000
 """
 
 import argparse

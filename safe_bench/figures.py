@@ -52,7 +52,7 @@ def _trajectories(model: Any, stage: Stage, seed: int) -> list[dict[str, Any]]:
             done = terminated or truncated
         episodes.append({
             "points": np.round(np.array(points), 2).tolist(), "risks": np.round(risks, 3).tolist(),
-            "intervened": intervened,
+            INTERVENED: intervened,
             "violation": bool(info.get(VIOLATION, False)), "success": bool(info.get(SUCCESS, False)),
         })  # fmt: skip
     return episodes
@@ -101,7 +101,7 @@ def bin_calibration(predictions: NDArray[Any], outcomes: NDArray[Any]) -> dict[s
          "observed": round(float(outcomes[chosen].mean()), 4)}
         for chosen in (bins == i for i in range(N_BINS)) if chosen.any()
     ]  # fmt: skip
-    error = sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(predictions)
+    error = sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / max(len(predictions), 1)
     return {"bins": rows, "expected_calibration_error": round(error, 4), "steps": len(predictions)}
 
 

@@ -1,24 +1,22 @@
 """Numbers of a report: rates and ratios of one run, and their aggregation and comparison over seeds.
 
 The aggregation follows Agarwal et al., Deep RL at the Edge of the Statistical Precipice (2021): interquartile means
-with bootstrap intervals over seeds, and the probability of improvement. Resampling is vectorised here, with a generator
-of its own, so that the same results give the same report; the tests hold the estimators against ``rliable``. A protocol
-has one task, so the stratified bootstrap of that paper has one stratum.
+with bootstrap intervals over seeds, and the probability of improvement. A protocol has one task, so the stratified
+bootstrap of that paper has one stratum, and SciPy's bootstrap is it; its generator is fixed, so that the same results
+give the same report. (``rliable`` itself does not run with the current releases of what it needs.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 FloatArray = NDArray[np.float64]
-Statistic = Callable[[FloatArray, FloatArray], FloatArray]
 
 MIN_SEEDS = 5
 """With fewer seeds a bootstrap interval would be a pretence: the range of all seeds is shown instead."""
@@ -122,12 +120,8 @@ def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> t
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     if n == 0:
         return 0.0, 1.0
-    z, rate = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
-    scale = 1 + z**2 / n
-    centre = (rate + z**2 / (2 * n)) / scale
-    half = z / scale * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    # At the ends the formula gives 0 and 1 up to rounding; say so exactly.
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def safety_ratio(successes: ArrayLike, violations: ArrayLike) -> FloatArray:
@@ -160,9 +154,7 @@ def final_mean(values: ArrayLike, share: float = 0.2) -> float:
 
 def interquartile_mean(values: ArrayLike, axis: int = 0) -> FloatArray:
     """Mean without the lowest and the highest quarter along an axis (of fewer than four values: the mean)."""
-    array = np.sort(np.asarray(values, dtype=np.float64), axis=axis)
-    n = array.shape[axis]
-    return np.asarray(np.take(array, np.arange(n // 4, n - n // 4), axis=axis).mean(axis=axis))
+    return np.asarray(stats.trim_mean(np.asarray(values, dtype=np.float64), 0.25, axis=axis))
 
 
 def aggregate(values: ArrayLike) -> Estimate:
@@ -206,18 +198,16 @@ def _interval(samples: FloatArray, n_resamples: int) -> tuple[FloatArray, FloatA
     n_seeds = len(samples)
     if n_seeds < MIN_SEEDS:
         return samples.min(axis=0), samples.max(axis=0), range_of(n_seeds)
-    resampled = samples[_resample(n_seeds, n_resamples, stream=0)]
-    return *_percentiles(interquartile_mean(resampled, axis=1)), BOOTSTRAP
+    return *_bootstrap((samples,), interquartile_mean, n_resamples), BOOTSTRAP
 
 
-def _resample(n_seeds: int, n_resamples: int, stream: int) -> NDArray[np.int64]:
-    return np.random.default_rng(stream).integers(n_seeds, size=(n_resamples, n_seeds))
-
-
-def _percentiles(replicates: FloatArray) -> tuple[FloatArray, FloatArray]:
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(replicates, [tail, 100 - tail], axis=0)
-    return low, high
+def _bootstrap(samples: tuple[FloatArray, ...], statistic: Any, n_resamples: int) -> tuple[FloatArray, FloatArray]:
+    """Ends of the percentile interval of a statistic of samples whose seeds are resampled independently."""
+    result = stats.bootstrap(
+        samples, statistic, axis=0, n_resamples=n_resamples, confidence_level=CONFIDENCE, method="percentile",
+        vectorized=True, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return result.confidence_interval.low, result.confidence_interval.high
 
 
 # ---------------------------------------------------------------------- comparison
@@ -245,55 +235,45 @@ def compare(
         raise ValueError(f"a comparison needs seeds on both sides, got {len(first)} and {len(second)}")
     enough = min(len(first), len(second)) >= MIN_SEEDS
     better, worse = (first, second) if higher_is_better else (second, first)
-    combine: Statistic = np.divide if effect == "factor" else np.subtract
-    improvement = float(_wins(better, worse).mean())
-    point = float(combine(interquartile_mean(better), interquartile_mean(worse)))
-    effect_ends, improvement_ends, kind = (_bootstrap_ends if enough else _range_ends)(better, worse, combine)
+    combine = np.divide if effect == "factor" else np.subtract
+
+    def gain(a: FloatArray, b: FloatArray, axis: int = 0) -> FloatArray:
+        return np.asarray(combine(interquartile_mean(a, axis), interquartile_mean(b, axis)))
+
+    effect_ends, improvement_ends, kind = (_bootstrap_ends if enough else _range_ends)(better, worse, gain)
     return Comparison(
-        Estimate(point, *effect_ends, kind, ()),
-        Estimate(improvement, *improvement_ends, kind, ()),
+        Estimate(float(gain(better, worse)), *effect_ends, kind, ()),
+        Estimate(float(probability_of_improvement(better, worse)), *improvement_ends, kind, ()),
         1.0 if effect == "factor" else 0.0,
         len(first) * len(second),
         enough,
     )
 
 
+def probability_of_improvement(better: ArrayLike, worse: ArrayLike, axis: int = 0) -> FloatArray:
+    """Share of the pairs of seeds in which the first is larger, ties counting half: Mann-Whitney's U over n m."""
+    first, second = np.asarray(better), np.asarray(worse)
+    pairs = first.shape[axis] * second.shape[axis]
+    return np.asarray(stats.mannwhitneyu(first, second, axis=axis, method="asymptotic").statistic) / pairs
+
+
 Ends = tuple[float, float]
 
 
-def _bootstrap_ends(better: FloatArray, worse: FloatArray, combine: Statistic) -> tuple[Ends, Ends, str]:
+def _bootstrap_ends(better: FloatArray, worse: FloatArray, gain: Any) -> tuple[Ends, Ends, str]:
     """Intervals of effect and improvement, and what they are."""
-    mine = _resample(len(better), N_RESAMPLES, stream=1)
-    theirs = _resample(len(worse), N_RESAMPLES, stream=2)
-    effects = combine(interquartile_mean(better[mine], axis=1), interquartile_mean(worse[theirs], axis=1))
-    improvements = _resampled_wins(_wins(better, worse), mine, theirs)
-    return _scalars(_percentiles(effects)), _scalars(_percentiles(improvements)), BOOTSTRAP
+    effects = _bootstrap((better, worse), gain, N_RESAMPLES)
+    improvements = _bootstrap((better, worse), probability_of_improvement, N_RESAMPLES)
+    return _scalars(effects), _scalars(improvements), BOOTSTRAP
 
 
-def _range_ends(better: FloatArray, worse: FloatArray, combine: Statistic) -> tuple[Ends, Ends, str]:
-    effects, wins = combine(better[:, None], worse[None]), _wins(better, worse)
-    kind = f"range of {wins.size} pairs of seeds" if wins.size > 1 else f"one pair of seeds, {NO_INTERVAL}"
+def _range_ends(better: FloatArray, worse: FloatArray, gain: Any) -> tuple[Ends, Ends, str]:
+    pairs = [(np.array([a]), np.array([b])) for a in better for b in worse]
+    effects = np.array([gain(*pair) for pair in pairs])
+    wins = np.array([probability_of_improvement(*pair) for pair in pairs])
+    kind = f"range of {len(pairs)} pairs of seeds" if len(pairs) > 1 else f"one pair of seeds, {NO_INTERVAL}"
     return _scalars((effects.min(), effects.max())), _scalars((wins.min(), wins.max())), kind
 
 
 def _scalars(ends: tuple[FloatArray, FloatArray]) -> Ends:
     return float(ends[0]), float(ends[1])
-
-
-def _wins(first: FloatArray, second: FloatArray) -> FloatArray:
-    """1 where a seed of the first is larger than one of the second, 0.5 at a tie, ``[n, m]``."""
-    wins: FloatArray = np.greater.outer(first, second) + 0.5 * np.equal.outer(first, second)
-    return wins
-
-
-def _resampled_wins(wins: FloatArray, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> FloatArray:
-    """Mean of the resampled rows and columns, ``[n_resamples]``, by way of how often each was drawn."""
-    n, m = wins.shape
-    row_share, column_share = (_shares(drawn, size) for drawn, size in ((rows, n), (columns, m)))
-    means: FloatArray = np.einsum("rn,nm,rm->r", row_share, wins, column_share, optimize=True)
-    return means
-
-
-def _shares(drawn: NDArray[np.int64], size: int) -> FloatArray:
-    shares: FloatArray = (drawn[:, :, None] == np.arange(size)).mean(axis=1)
-    return shares

@@ -98,7 +98,7 @@ class Run:
     Attributes:
         config: its exact configuration.
         episodes: training episodes, one array per column of ``COLUMNS``.
-        evaluation: ``{"deterministic": {...}, "stochastic": {...}, "calibration": ...}``.
+        evaluation: ``{"deterministic": {...}, "stochastic": {...}}``.
         summary: wall time, versions, commit.
         figures: data of pictures, if kept.
         path: its folder.

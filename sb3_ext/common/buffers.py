@@ -175,7 +175,10 @@ class CostHerReplayBuffer(_CostStorage, HerReplayBuffer):  # type: ignore[misc] 
 
 
 def offline_buffer(
-    transitions: Transitions, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], device: th.device | str
+    transitions: Transitions,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    device: th.device | str,
 ) -> CostReplayBuffer:
     """A full buffer that holds recorded ``transitions`` (raw; they are normalised when sampled).
 

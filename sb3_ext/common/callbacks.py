@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
@@ -89,6 +89,13 @@ class SafeEvalCallback(BaseCallback):
         self.deterministic, self.missing_cost = deterministic, missing_cost
         self.best: SafetyEvaluation | None = None
         self.history: list[tuple[int, SafetyEvaluation]] = []
+
+    def _on_training_start(self) -> None:
+        raw = not isinstance(self.eval_env, VecEnv) or unwrap_vec_normalize(self.eval_env) is None
+        if raw and unwrap_vec_normalize(self.training_env) is not None:
+            raise ValueError(
+                "the model is trained under VecNormalize: wrap eval_env in one, too (its statistics follow)"
+            )
 
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq:

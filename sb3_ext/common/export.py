@@ -149,7 +149,7 @@ def pretrained_filter(env_id: str) -> ExportedFilter:
 
     Examples:
         >>> pretrained_filter("safe/Navigation2-v0").eps_risk
-        0.2
+        0.1
     """
     if env_id not in PRETRAINED:
         raise ValueError(f"filters ship for {sorted(PRETRAINED)}, got {env_id!r}; RecoveryRL.export_filter makes one")

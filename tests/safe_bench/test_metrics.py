@@ -1,11 +1,10 @@
-"""Estimators of the reports against numbers worked out by hand, exact enumeration, and rliable's own."""
+"""Estimators of the reports against numbers worked out by hand and exact enumeration."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
-import rliable.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,25 +118,3 @@ class TestCompare:
     def test_nothing_to_compare(self):
         with pytest.raises(ValueError, match="seeds on both sides"):
             metrics.compare([], [1.0], effect="factor")
-
-
-class TestAgainstRliable:
-    @pytest.mark.parametrize("n", [5, 6, 8, 13])
-    def test_point_estimates_are_the_same(self, n):
-        rng = np.random.default_rng(n)
-        first, second = rng.normal(size=n), rng.normal(size=n + 1)
-        assert metrics.aggregate(first).point == pytest.approx(rliable.metrics.aggregate_iqm(first[:, None]))
-        improvement = metrics.compare(first, second, effect="difference").improvement.point
-        assert improvement == pytest.approx(rliable.metrics.probability_of_improvement(first[:, None], second[:, None]))
-
-    def test_intervals_are_the_same_up_to_resampling(self):
-        try:
-            from rliable import library
-        except Exception as error:  # rliable's bootstrap needs `arch`, some versions of which break with new pandas
-            pytest.skip(f"rliable.library cannot be imported here: {error}")
-        values = np.random.default_rng(0).lognormal(size=10)
-        _, intervals = library.get_interval_estimates(
-            {"all": values[:, None]}, lambda scores: np.array([rliable.metrics.aggregate_iqm(scores)]), reps=2000
-        )
-        estimate = metrics.aggregate(values)
-        assert (estimate.low, estimate.high) == pytest.approx(intervals["all"].ravel(), abs=0.1 * estimate.point)

@@ -150,10 +150,7 @@ class UniformPolicy:
 def test_safe_samples_follow_the_policy_given_that_it_is_safe():
     """Uniform on [-1, 1] given |a| <= 0.5 is uniform on [-0.5, 0.5]: mean 0, variance 1/12, none outside."""
     policy, rng = UniformPolicy(), np.random.default_rng(1)
-    samples = [
-        sample_safely(policy, np.zeros(2), lambda obs, a: abs(a[:, 0]), 0.5, n=20, rng=rng)
-        for _ in range(2000)
-    ]
+    samples = [sample_safely(policy, np.zeros(2), lambda obs, a: abs(a[:, 0]), 0.5, n=20, rng=rng) for _ in range(2000)]
     actions = np.array([sample.action.item() for sample in samples])
     assert all(sample.accepted for sample in samples) and np.abs(actions).max() <= 0.5
     # Standard errors: sqrt(1/12/2000) = 0.0065 for the mean, sqrt(1/180/2000) = 0.0017 for the variance.

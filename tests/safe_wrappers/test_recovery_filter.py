@@ -150,9 +150,7 @@ def test_recovery_of_a_wrong_shape_and_within_rounding():
     with pytest.raises(ValueError, match=r"shape \(1, 1\), got \(1,\)"):
         filter_action(lambda o, a: np.ones(1), lambda o: np.ones(1), 0.5, np.zeros(1), ONE)
     space = Corridor().action_space
-    almost = filter_action(
-        lambda o, a: np.ones(1), lambda o: np.array([[1.000001]]), 0.5, np.zeros(1), -ONE, space
-    )
+    almost = filter_action(lambda o, a: np.ones(1), lambda o: np.array([[1.000001]]), 0.5, np.zeros(1), -ONE, space)
     assert almost[0].item() == 1.0
 
 

@@ -145,8 +145,6 @@ def test_examples_in_docstrings(module):
     assert doctest.testmod(importlib.import_module(module)).failed == 0
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in safe_wrappers.__all__ if n.startswith(("Cost", "Recovery", "Act"))]
-)
+@pytest.mark.parametrize("name", [n for n in safe_wrappers.__all__ if n.startswith(("Cost", "Recovery", "Act"))])
 def test_every_wrapper_has_an_example(name):
     assert ">>> " in getattr(safe_wrappers, name).__doc__

@@ -170,6 +170,7 @@ def buffer_rows(buffer):
 
 # ---------------------------------------------------------------------- data
 
+
 def recorded(n=300, dict_obs=False, seed=0, env_id=None):
     """Random transitions of the corridor: uniform positions, uniform actions, exact labels."""
     rng = np.random.default_rng(seed)

@@ -30,7 +30,18 @@ from stable_baselines3.common.logger import configure
 
 from safe_wrappers import CostFromFunction, CostMonitor
 from safe_wrappers.info import MissingCostError
-from sb3_ext import RCPO, RSPO, SQRL, PIDMultiplier, RecoveryRL, RiskSensitiveSAC, SACLag, SafeSAC, SafeTD3, discounted_limit
+from sb3_ext import (
+    RCPO,
+    RSPO,
+    SQRL,
+    PIDMultiplier,
+    RecoveryRL,
+    RiskSensitiveSAC,
+    SACLag,
+    SafeSAC,
+    SafeTD3,
+    discounted_limit,
+)
 
 pytestmark = pytest.mark.filterwarnings(QUIET)
 every_class = pytest.mark.parametrize("cls", CLASSES)
@@ -264,7 +275,10 @@ def test_bad_risk_arguments(cls, kwargs, message):
     ("kwargs", "message"),
     [
         ({"n_steps": 3}, "n_steps must be 1"),
-        ({"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}, "optimize_mem"),
+        (
+            {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
+            "optimize_mem",
+        ),
         ({"missing_cost": "ignore"}, "missing_cost must be 'raise' or 'zero'"),
         ({"optimize": "jit"}, "optimize must be 'sb3' or 'fused'"),
     ],

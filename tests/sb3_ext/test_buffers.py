@@ -117,12 +117,12 @@ def test_dict_buffer_keeps_entries_and_costs_together():
         put(ours, i, space=DictCorridor.observation_space)
     batch = ours.sample(100)
     for key in ("position", "gap"):
-        assert th.equal(batch.observations[key], batch.costs) and th.equal(batch.next_observations[key] - 1, batch.costs)
+        assert th.equal(batch.observations[key], batch.costs) and th.equal(
+            batch.next_observations[key] - 1, batch.costs
+        )
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [(Corridor, CostReplayBuffer), (DictCorridor, CostDictReplayBuffer)]
-)
+@pytest.mark.parametrize(("kind", "expected"), [(Corridor, CostReplayBuffer), (DictCorridor, CostDictReplayBuffer)])
 def test_models_choose_their_buffer(kind, expected):
     assert type(tiny(SafeSAC, kind()).replay_buffer) is expected
 

@@ -178,7 +178,9 @@ def test_a_filter_among_the_wrappers_relabels_too():
     refused = hits(x, proposed)
     assert refused.sum() > 5 and np.allclose(executed[refused], BACK, atol=1e-5)
     assert np.allclose(proposed[~refused], executed[~refused], atol=1e-5)
-    assert model.n_interventions == refused.sum() and np.allclose([i[PROPOSED_ACTION] for i in infos], proposed, atol=1e-5)
+    assert model.n_interventions == refused.sum() and np.allclose(
+        [i[PROPOSED_ACTION] for i in infos], proposed, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("eval_envs", [1, 2])
