@@ -77,7 +77,9 @@ class Protocol:
         title: headline of the report.
         paper: source.
         claim: what the paper claims, to be held against the results.
-        env_id: environment that evaluation and maps use (that of the last stage).
+        subject: the method that the claim is about.
+        measure: what the claim compares: the ratio of successes to violations, or the violation rate of the training
+            episodes; None: something that the tables do not hold (a path, say).
         methods: by name.
         presets: budgets by name.
         default_methods: run if none are named.
@@ -87,6 +89,8 @@ class Protocol:
     title: str
     paper: str
     claim: str
+    subject: str
+    measure: Literal["ratio", "violation-rate"] | None
     methods: Mapping[str, Method]
     presets: Mapping[str, Budget]
     default_methods: tuple[str, ...]
@@ -182,6 +186,8 @@ def _recovery_rl(name: str, env_id: str, title: str, **values: float) -> Protoco
         title=title,
         paper=RECOVERY_RL_PAPER,
         claim="Recovery RL has a higher ratio (successes + 1) / (violations + 1) than every comparison method.",
+        subject="recovery-rl",
+        measure="ratio",
         methods=methods,
         presets={
             "demo": budget(100, 20_000, 4_000, 50, range(1)),
@@ -210,12 +216,22 @@ def _spider_budget(pretrain: int, finetune: int, noise: float, evaluate: int, se
     )
 
 
-def _spider(name: str, title: str, claim: str, noise: float, methods: Mapping[str, Method]) -> Protocol:
+def _spider(
+    name: str,
+    title: str,
+    claim: str,
+    subject: str,
+    measure: Literal["violation-rate"] | None,
+    noise: float,
+    methods: Mapping[str, Method],
+) -> Protocol:
     return Protocol(
         name=name,
         title=title,
         paper=SQRL_PAPER,
         claim=claim,
+        subject=subject,
+        measure=measure,
         methods=methods,
         presets={
             "quick": _spider_budget(3_000, 3_000, noise, 20, range(2)),
@@ -228,10 +244,18 @@ def _spider(name: str, title: str, claim: str, noise: float, methods: Mapping[st
 
 _SPIDER_SAC = {"learning_starts": 500, "buffer_size": 600_000, "optimize": "fused"}
 _SPIDER_RISK = {**_SPIDER_SAC, "gamma_risk": 0.65, "eps_risk": 0.1, "risk_kwargs": {"tau": 0.005}}
+# The released code takes 10 updates after every 1000 steps, the paper prints one; with the mask on from the start (as
+# printed) so few leave the critic untrained, and its mask harmful, for most of 50,000 steps. Tuned on seed 100.
+_SAFETY_UPDATES = 1000
 
 
 def _sqrl(eps_risk: float) -> Method:
-    return Method(f"SQRL, eps {eps_risk:g}", "SQRL", {**_SPIDER_RISK, "eps_risk": eps_risk}, offline=False)
+    return Method(
+        f"SQRL, eps {eps_risk:g}",
+        "SQRL",
+        {**_SPIDER_RISK, "eps_risk": eps_risk, "safety_updates": _SAFETY_UPDATES},
+        offline=False,
+    )
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -248,7 +272,7 @@ PROTOCOLS: dict[str, Protocol] = {
         _spider(
             "sqrl/drunk-spider", "SQRL: drunk spider",
             "All methods learn the task; only SQRL is safe while it learns, with a fall rate of about 1 %.",
-            0.1,
+            "sqrl", "violation-rate", 0.1,
             {
                 "sac": Method("SAC", "SafeSAC", _SPIDER_SAC, offline=False),
                 "sqrl": _sqrl(0.1),
@@ -258,7 +282,7 @@ PROTOCOLS: dict[str, Protocol] = {
         _spider(
             "sqrl/drunk-spider-eps", "SQRL: drunk spider, two limits at action noise 0.2",
             "The agent with eps 0.05 walks around the lava, the one with eps 0.2 crosses the bridge.",
-            0.2,
+            "sqrl-0.05", None, 0.2,
             {"sqrl-0.05": _sqrl(0.05), "sqrl-0.2": _sqrl(0.2)},
         ),
     )

@@ -26,7 +26,7 @@ from safe_bench.document import (
 )
 from safe_bench.results import MethodResults, Results
 from safe_bench.runs import RunError
-from safe_bench.verdict import RATIO, ablation_judgements, claimed_measure, judgements, verdict
+from safe_bench.verdict import MEASURES, RATIO, ablation_judgements, judgements, verdict
 from sb3_ext.common.files import atomic_path, ensure_folder
 
 Drawing = tuple[str, Figure | None, str, str]
@@ -153,7 +153,7 @@ def _number_blocks(found: Results) -> list[Block]:
 
 
 def _comparison_blocks(found: Results) -> list[Block]:
-    measure = claimed_measure(found.protocol) or RATIO
+    measure = MEASURES.get(found.protocol.measure or "", RATIO)
     blocks: list[Block] = []
     for title, judged in (
         ("Against the other methods", judgements(found, measure)),

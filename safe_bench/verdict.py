@@ -10,7 +10,6 @@ from typing import Literal
 from safe_bench import metrics, results
 from safe_bench.document import estimate_text, interval_text, number_text
 from safe_bench.metrics import Comparison
-from safe_bench.protocols import Protocol
 from safe_bench.results import Episodes, MethodResults, Results
 
 
@@ -65,23 +64,7 @@ class Judgement:
         return f"{found}; too few seeds for a test"
 
 
-def claimed_measure(protocol: Protocol) -> Measure | None:
-    """The measure that the claim names; None if it is about something else (a path, say)."""
-    if "ratio" in protocol.claim:
-        return RATIO
-    return VIOLATION_RATE if "rate" in protocol.claim else None
-
-
-def claimed_method(protocol: Protocol) -> str | None:
-    """The method that the claim names first, by its label or a part of it; of two at one place the longer."""
-    found = [
-        (protocol.claim.find(part), -len(part), name)
-        for name, method in protocol.methods.items()
-        if method.group == "comparison"
-        for part in (method.label, *method.label.split(", "))
-        if part in protocol.claim
-    ]
-    return min(found)[2] if found else None
+MEASURES = {"ratio": RATIO, "violation-rate": VIOLATION_RATE}
 
 
 def judge(subject: MethodResults, other: MethodResults, measure: Measure) -> Judgement:
@@ -105,8 +88,7 @@ def _known(method: MethodResults, measure: Measure) -> list[float]:
 
 def subject_of(found: Results) -> MethodResults | None:
     """The finished runs of the method that the claim is about."""
-    name = claimed_method(found.protocol)
-    return next((method for method in found.methods if method.name == name), None)
+    return next((method for method in found.methods if method.name == found.protocol.subject), None)
 
 
 def judgements(found: Results, measure: Measure) -> list[Judgement]:
@@ -130,7 +112,7 @@ def _judge_all(pairs: Iterable[tuple[MethodResults | None, MethodResults]], meas
 
 def verdict(found: Results) -> list[str]:
     """Sentences that say how far the data bear the claim out; the first one is the headline."""
-    measure, subject = claimed_measure(found.protocol), subject_of(found)
+    measure, subject = MEASURES.get(found.protocol.measure or ""), subject_of(found)
     if subject is None:
         return ["No verdict: the method that the claim is about has no finished run."]
     if measure is None:

@@ -12,11 +12,11 @@ from rich.console import Console
 from safe_bench import plots_risk
 from safe_bench.document import estimate_text, number_text
 from safe_bench.metrics import aggregate
-from safe_bench.protocols import get_protocol, run_config
+from safe_bench.protocols import PROTOCOLS, get_protocol, run_config
 from safe_bench.report import summary_table, write_report
 from safe_bench.results import Rate, Results
 from safe_bench.runs import COLUMNS, RunError, RunFolder, write_json
-from safe_bench.verdict import claimed_measure, claimed_method, verdict
+from safe_bench.verdict import MEASURES, verdict
 
 NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
 VOID = {"meta", "img", "br", "link"}
@@ -215,18 +215,10 @@ class TestVerdict:
                 add_run(out, protocol, method, seed, successes, violations)
         return Results.read(out, protocol)
 
-    @pytest.mark.parametrize(
-        ("protocol", "method", "measure"),
-        [
-            (NAVIGATION, "recovery-rl", "ratio"),
-            (SPIDER, "sqrl", "violation rate"),
-            ("sqrl/drunk-spider-eps", "sqrl-0.05", None),
-        ],
-    )
-    def test_what_a_claim_is_about(self, protocol, method, measure):
-        assert claimed_method(get_protocol(protocol)) == method
-        found = claimed_measure(get_protocol(protocol))
-        assert found is None if measure is None else found.name.startswith(measure)
+    @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+    def test_every_claim_is_about_a_method_and_a_known_measure(self, protocol):
+        assert protocol.subject in protocol.default_methods
+        assert protocol.measure in (None, *MEASURES)
 
     def test_overlapping_intervals_are_not_a_win(self, tmp_path):
         mixed = [(10, 1), (10, 8), (12, 2), (9, 6), (11, 3)]

@@ -47,7 +47,7 @@ def results(folder: RunFolder):
 
 def interrupt_after(n_checkpoints):
     """A model's save_checkpoint that raises after some checkpoints, as a crash would."""
-    from sb3_ext import RecoveryRL, SafeSAC
+    from sb3_ext import SafeSAC
 
     original, count = SafeSAC.save_checkpoint, [0]
 
@@ -57,7 +57,7 @@ def interrupt_after(n_checkpoints):
         if count[0] == n_checkpoints:
             raise ConnectionError("crash")
 
-    return RecoveryRL, save_checkpoint
+    return save_checkpoint
 
 
 def test_a_run_leaves_complete_results(tmp_path):
@@ -86,7 +86,7 @@ def test_an_interrupted_run_gives_the_results_of_an_uninterrupted_one(
     tmp_path, monkeypatch, protocol, method, n_checkpoints
 ):
     execute(job(tmp_path / "whole", method, protocol))
-    kind, crashing = interrupt_after(n_checkpoints)
+    crashing = interrupt_after(n_checkpoints)
     with monkeypatch.context() as patch:
         patch.setattr("sb3_ext.common.off_policy.SafeOffPolicy.save_checkpoint", crashing)
         with pytest.raises(ConnectionError):

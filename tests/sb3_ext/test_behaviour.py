@@ -78,14 +78,13 @@ def test_an_exported_filter_makes_an_agent_safe_that_never_saw_a_cost(plain, tmp
     assert 0.0 < result.intervention_rate < 1.0 and result.returns.mean() > 2.0
 
 
-def test_sqrl_pretrained_on_the_environment_fine_tunes_safely():
-    model = SQRL("MlpPolicy", vec(), **FAST, **RISK, **PRICED, n_off=200, safety_episodes=5, safety_updates=100)
+def test_sqrl_pretrained_on_the_environment_fine_tunes_safely(plain):
+    model = SQRL("MlpPolicy", vec(), **FAST, **RISK, n_off=100, safety_episodes=5, safety_updates=200)
     model.pretrain(model.get_env(), steps=2000)
-    first = model.n_violating_episodes, model.n_episodes
-    model.finetune(vec(), steps=2000)
-    before = first[0] / first[1]
-    after = (model.n_violating_episodes - first[0]) / (model.n_episodes - first[1])
-    assert after < 0.5 * before or after < 0.05
+    log = CostLoggingCallback(window=10_000)
+    model.finetune(vec(), steps=2000, callback=log)
+    assert np.mean(log.episode_costs) < 0.2 * np.mean(plain[1].episode_costs)
+    assert evaluated(model).costs.mean() < 0.1 * evaluated(plain[0]).costs.mean()
 
 
 def test_penalised_reward_is_the_baseline_that_it_should_be(plain):
