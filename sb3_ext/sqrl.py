@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from safe_wrappers.transitions import Transitions
-from sb3_ext.common.buffers import CostBatch, CostReplayBuffer, sample_union
+from sb3_ext.common.buffers import CostBatch, CostStorage, sample_union
 from sb3_ext.common.checkpoint import pack_env, unpack_env
 from sb3_ext.common.risk_sac import Progress
 from sb3_ext.common.rollouts import collect_episodes
@@ -90,7 +90,7 @@ class SQRL(SACLag):
 
     def _setup_safety(self) -> None:
         super()._setup_safety()
-        self.safety_buffer: CostReplayBuffer | None = None
+        self.safety_buffer: CostStorage | None = None
         self._safety_env: VecEnv | None = None
         self.selector = RejectionSampling(self.safety_critic, self.limit, self.n_candidates, self._active_choice())
 
@@ -114,16 +114,16 @@ class SQRL(SACLag):
             safety_env: where the on-policy safety data are collected; None: a copy of ``source``.
             check_env_id: see ``RiskSAC.pretrain``.
             progress: see ``RiskSAC.pretrain``.
-            **learn_kwargs: passed on to ``learn``.
+            **learn_kwargs: passed on to ``learn``, whose step count goes on (``reset_num_timesteps=False``).
         """
         if isinstance(source, Transitions):
             return super().pretrain(source, steps, check_env_id=check_env_id, progress=progress)
         self._enter("pretrain", source)
         self._safety_env = self._copy_env() if safety_env is None else self._wrap_env(safety_env)
         self._share_statistics()
-        self._safety_env.seed(None if self.seed is None else self.seed + 1)  # type: ignore[union-attr]
+        self._safety_env.seed(None if self.seed is None else self.seed + 1)
         self.pretraining_steps += steps
-        return self.learn(steps, **learn_kwargs)
+        return self.learn(steps, **{"reset_num_timesteps": False, **learn_kwargs})
 
     def _copy_env(self) -> VecEnv:
         packed = pack_env(self.env)
@@ -138,14 +138,14 @@ class SQRL(SACLag):
             env: the target task.
             steps: environment steps.
             freeze_critic: keep the safety critic as pre-trained.
-            **learn_kwargs: passed on to ``learn``.
+            **learn_kwargs: passed on to ``learn``, whose step count goes on (``reset_num_timesteps=False``).
         """
         self._enter("finetune", env)
         self.online_updates = not freeze_critic
         assert self.replay_buffer is not None
         self.replay_buffer.reset()
-        self.learning_starts = min(self.learning_starts, self.batch_size)
-        return self.learn(steps, **learn_kwargs)
+        # The step count goes on: the pre-trained policy acts from the first step, without a random warm-up.
+        return self.learn(steps, **{"reset_num_timesteps": False, **learn_kwargs})
 
     def _enter(self, phase: Literal["pretrain", "finetune"], env: Any) -> None:
         self.phase = phase
@@ -183,7 +183,7 @@ class SQRL(SACLag):
     def _collect_safety_data(self) -> None:
         assert self._safety_env is not None
         if self.safety_buffer is None:
-            assert self.replay_buffer_class is not None and isinstance(self.replay_buffer, CostReplayBuffer)
+            assert isinstance(self.replay_buffer, CostStorage)
             self.safety_buffer = type(self.replay_buffer)(
                 self.safety_buffer_size, self.observation_space, self.action_space, device=self.device,
                 n_envs=self._safety_env.num_envs, missing_cost=self.missing_cost,
@@ -199,8 +199,9 @@ class SQRL(SACLag):
 
     def _share_statistics(self) -> None:
         """The safety data are seen as the training sees its own: normalised by the training's statistics."""
-        own, other = self._vec_normalize_env, unwrap_vec_normalize(self._safety_env)
-        if own is not None:
+        own = self._vec_normalize_env
+        if own is not None and self._safety_env is not None:
+            other = unwrap_vec_normalize(self._safety_env)
             if other is None:
                 raise ValueError("the training env has a VecNormalize: give safety_env one, too")
             other.training = False
@@ -209,7 +210,7 @@ class SQRL(SACLag):
     def _risk_batch(self) -> CostBatch:
         if self.phase != "pretrain" or self.safety_buffer is None:
             return super()._risk_batch()
-        assert isinstance(self.replay_buffer, CostReplayBuffer)
+        assert isinstance(self.replay_buffer, CostStorage)
         half = self.batch_size // 2
         return CostBatch.join(
             sample_union([self.replay_buffer], half, self._vec_normalize_env, self.positive_fraction),

@@ -56,7 +56,7 @@ def unscale_action(action: NDArray[Any], space: spaces.Space[Any]) -> NDArray[An
     return (space.low + 0.5 * (action + 1.0) * (space.high - space.low)).astype(space.dtype)
 
 
-class _CostStorage(ReplayBuffer):
+class CostStorage(ReplayBuffer):
     """What the cost buffers add to SB3's: three more columns, read strictly from ``info``."""
 
     def __init__(self, *args: Any, missing_cost: str = "raise", **kwargs: Any) -> None:
@@ -141,15 +141,15 @@ def _grow(value: Any, capacity: int) -> Any:
     return value
 
 
-class CostReplayBuffer(_CostStorage):
+class CostReplayBuffer(CostStorage):
     """SB3's ``ReplayBuffer`` with costs; samples are ``CostBatch``."""
 
 
-class CostDictReplayBuffer(_CostStorage, DictReplayBuffer):
+class CostDictReplayBuffer(CostStorage, DictReplayBuffer):
     """SB3's ``DictReplayBuffer`` with costs."""
 
 
-class CostHerReplayBuffer(_CostStorage, HerReplayBuffer):  # type: ignore[misc]  # SB3 types env twice
+class CostHerReplayBuffer(CostStorage, HerReplayBuffer):  # type: ignore[misc]  # SB3 types env twice
     """SB3's ``HerReplayBuffer`` with costs: a relabelled goal changes the reward, never the cost."""
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
@@ -179,7 +179,7 @@ def offline_buffer(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     device: th.device | str,
-) -> CostReplayBuffer:
+) -> CostStorage:
     """A full buffer that holds recorded ``transitions`` (raw; they are normalised when sampled).
 
     Raises:
@@ -201,7 +201,7 @@ def offline_buffer(
 
 
 def sample_union(
-    buffers: Sequence[_CostStorage],
+    buffers: Sequence[CostStorage],
     batch_size: int,
     env: VecNormalize | None = None,
     positive_fraction: float | None = None,
@@ -228,7 +228,7 @@ def sample_union(
     return batches[0].join(*batches[1:]) if len(batches) > 1 else batches[0]
 
 
-def _stratified(buffers: Sequence[_CostStorage], batch_size: int, positive_fraction: float) -> NDArray[np.intp]:
+def _stratified(buffers: Sequence[CostStorage], batch_size: int, positive_fraction: float) -> NDArray[np.intp]:
     labels = np.concatenate([buffer.violations[: buffer.size()].reshape(-1) > 0 for buffer in buffers])
     positive, negative = np.flatnonzero(labels), np.flatnonzero(~labels)
     n_positive = round(positive_fraction * batch_size)

@@ -50,6 +50,7 @@ class GradientMultiplier(Multiplier):
         space: ``"log"``: the logarithm is learned, so that the multiplier stays positive (Recovery RL's
             comparisons); ``"linear"``: the multiplier is learned and projected to >= 0.
         optimizer: ``"adam"`` (moves by about ``learning_rate`` whatever the excess is) or ``"sgd"``.
+        max_value: upper bound: where the limit cannot be met, the logarithm would grow until the loss is infinite.
 
     Examples:
         >>> price = GradientMultiplier(1.0, learning_rate=0.5, space="linear", optimizer="sgd")
@@ -64,6 +65,7 @@ class GradientMultiplier(Multiplier):
         learning_rate: float = 3e-5,
         space: Literal["log", "linear"] = "log",
         optimizer: Literal["adam", "sgd"] = "adam",
+        max_value: float = 1e6,
     ) -> None:
         super().__init__(value)
         if space not in ("log", "linear") or optimizer not in ("adam", "sgd"):
@@ -72,7 +74,10 @@ class GradientMultiplier(Multiplier):
             )
         if space == "log" and value <= 0.0:
             raise ValueError(f"a multiplier with space='log' must start above 0, got {value}; use space='linear'")
+        if value > max_value:
+            raise ValueError(f"a multiplier must not start above max_value={max_value}, got {value}")
         self.space = space
+        self._bounds = (None, math.log(max_value)) if space == "log" else (0.0, max_value)
         start = math.log(value) if space == "log" else value
         self.raw = nn.Parameter(th.tensor(start, dtype=th.float64))
         kind = th.optim.Adam if optimizer == "adam" else th.optim.SGD
@@ -88,9 +93,8 @@ class GradientMultiplier(Multiplier):
         slope = self.value if self.space == "log" else 1.0
         self.raw.grad = th.tensor(-excess * slope, dtype=th.float64)
         self.optimizer.step()
-        if self.space == "linear":
-            with th.no_grad():
-                self.raw.clamp_(min=0.0)
+        with th.no_grad():
+            self.raw.clamp_(*self._bounds)
 
 
 class PIDMultiplier(Multiplier):

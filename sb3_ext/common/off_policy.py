@@ -22,6 +22,7 @@ from sb3_ext.common.buffers import (
     CostDictReplayBuffer,
     CostHerReplayBuffer,
     CostReplayBuffer,
+    CostStorage,
     scale_action,
     unscale_action,
 )
@@ -91,7 +92,7 @@ class SafeOffPolicy(OffPolicyAlgorithm):
             chosen = CostDictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else CostReplayBuffer
         elif chosen is HerReplayBuffer:
             chosen = CostHerReplayBuffer
-        if not issubclass(chosen, CostReplayBuffer | CostDictReplayBuffer | CostHerReplayBuffer):
+        if not issubclass(chosen, CostStorage):
             raise ValueError(f"replay_buffer_class must keep costs (one of sb3_ext's), got {chosen.__name__}")
         self.replay_buffer_class = chosen
         missing_cost = self.missing_cost if self.uses_cost else "zero"

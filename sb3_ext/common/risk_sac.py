@@ -12,7 +12,7 @@ import torch as th
 from numpy.typing import NDArray
 
 from safe_wrappers.transitions import Transitions
-from sb3_ext.common.buffers import CostBatch, CostReplayBuffer, offline_buffer, sample_union
+from sb3_ext.common.buffers import CostBatch, CostStorage, offline_buffer, sample_union
 from sb3_ext.common.limits import check_probability, discounted_limit
 from sb3_ext.common.multipliers import Multiplier, make_multiplier
 from sb3_ext.common.safe_sac import SafeSAC
@@ -84,7 +84,7 @@ class RiskSAC(SafeSAC):
         )
         self.risk_kwargs = dict(risk_kwargs or {})
         self.scale_inputs, self.online_updates, self.composite = scale_inputs, online_updates, composite
-        self.offline_buffer: CostReplayBuffer | None = None
+        self.offline_buffer: CostStorage | None = None
         self.pretraining_steps = 0
         super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
         if _init_setup_model:

@@ -9,7 +9,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from safe_wrappers.info import EXECUTED_ACTION, read_violation
-from sb3_ext.common.buffers import CostReplayBuffer, scale_action
+from sb3_ext.common.buffers import CostStorage, scale_action
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class RolloutCounts:
     violations: int
 
 
-def collect_episodes(model: Any, env: VecEnv, buffer: CostReplayBuffer, n_episodes: int) -> RolloutCounts:
+def collect_episodes(model: Any, env: VecEnv, buffer: CostStorage, n_episodes: int) -> RolloutCounts:
     """Roll out ``model.predict`` (stochastic, filter included) and store raw transitions in ``buffer``.
 
     Args:

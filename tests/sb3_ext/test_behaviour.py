@@ -79,12 +79,14 @@ def test_an_exported_filter_makes_an_agent_safe_that_never_saw_a_cost(plain, tmp
 
 
 def test_sqrl_pretrained_on_the_environment_fine_tunes_safely(plain):
-    model = SQRL("MlpPolicy", vec(), **FAST, **RISK, n_off=100, safety_episodes=5, safety_updates=200)
-    model.pretrain(model.get_env(), steps=2000)
+    arguments = {**FAST, **RISK, "eps_risk": 0.4, "fixed_multiplier": 30.0, "n_candidates": 30}
+    model = SQRL("MlpPolicy", vec(), **arguments, n_off=100, safety_episodes=5, safety_updates=100)
+    model.pretrain(model.get_env(), steps=1500)
+    assert model.n_violating_episodes > 0.5 * model.n_episodes  # the critic has seen what it is to avoid
     log = CostLoggingCallback(window=10_000)
-    model.finetune(vec(), steps=2000, callback=log)
-    assert np.mean(log.episode_costs) < 0.2 * np.mean(plain[1].episode_costs)
-    assert evaluated(model).costs.mean() < 0.1 * evaluated(plain[0]).costs.mean()
+    model.finetune(vec(), steps=1500, callback=log)
+    assert np.mean(log.episode_costs) < 0.1 * np.mean(plain[1].episode_costs)
+    assert evaluated(model).violation_rate < 0.1
 
 
 def test_penalised_reward_is_the_baseline_that_it_should_be(plain):

@@ -43,6 +43,14 @@ def test_log_space_never_reaches_zero():
     assert 0.0 < after(price, *[-1.0] * 50) < 0.1
 
 
+@pytest.mark.parametrize("space", ["log", "linear"])
+def test_a_limit_that_cannot_be_met_leads_to_the_bound_and_back(space):
+    price = GradientMultiplier(1.0, learning_rate=100.0, space=space, optimizer="sgd", max_value=50.0)
+    assert np.isclose(after(price, *[1.0] * 50), 50.0)
+    assert after(price, -1e-4) < 50.0
+    assert GradientMultiplier().value == 1.0 and after(GradientMultiplier(learning_rate=1.0), *[1.0] * 2000) < 1.1e6
+
+
 def test_pid_steps():
     price = PIDMultiplier(1.0, kp=2.0, ki=0.5, kd=10.0, smoothing=0.5)
     # average 0.2, integral 1.2, increase 0.2
@@ -97,6 +105,7 @@ def test_state_comes_back(make):
         ("gradient", {"space": "cubic"}, "space must be 'log' or 'linear'"),
         ("gradient", {"optimizer": "lion"}, "optimizer 'adam' or 'sgd'"),
         ("gradient", {"value": 0.0}, "use space='linear'"),
+        ("gradient", {"value": 3.0, "max_value": 2.0}, "must not start above max_value=2"),
         ("pid", {"smoothing": 1.0}, r"smoothing must be in \[0, 1\)"),
         ("schedule", {"start": 1.0, "end": -1.0}, "end must be finite and >= 0"),
         ("schedule", {"start": 1.0, "duration": 0}, "duration must be >= 1"),

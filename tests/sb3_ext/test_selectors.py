@@ -79,7 +79,9 @@ def test_deterministic_keeps_a_safe_proposal_whatever_the_choice(choice):
     assert chosen.tolist() == first(0.2).tolist()
 
 
-@pytest.mark.parametrize(("choice", "deterministic"), itertools.product(["policy", "density", "risky"], [True, False]))
+@pytest.mark.parametrize(
+    ("choice", "deterministic"), list(itertools.product(["policy", "density", "risky"], [True, False]))
+)
 def test_only_safe_candidates_are_chosen_for_each_observation(choice, deterministic):
     selector = RejectionSampling(risk, LIMIT, 4, choice)
     propose = candidates([0.9, 0.1], [0.2, 0.9], [0.8, 0.8], [0.3, -0.2])
