@@ -164,6 +164,7 @@ def _recovery_rl_methods(
         "recovery-rl-no-online": _ablation(rrl, "without online updates", online_updates=False),
         "recovery-rl-composite": _ablation(rrl, "composite next action", composite=True),
         "recovery-rl-scaled": _ablation(rrl, "scaled critic inputs", scale_inputs=True),
+        "recovery-rl-fast-target": _ablation(rrl, "risk target's tau 0.005", risk_kwargs={"tau": 0.005}),
         "lr-fixed": replace(lr, label="LR, fixed multiplier", group="ablation",
                             kwargs=risk | {"fixed_multiplier": multiplier}),
         "sqrl-fixed": replace(sqrl, label="SQRL, fixed multiplier", group="ablation",
@@ -190,7 +191,7 @@ def _recovery_rl(name: str, env_id: str, title: str, **values: float) -> Protoco
         measure="ratio",
         methods=methods,
         presets={
-            "demo": budget(100, 20_000, 4_000, 50, range(1)),
+            "demo": budget(100, 20_000, 3_000, 50, range(1)),
             "quick": budget(50, 10_000, 1_000, 20, range(2)),
             "paper": budget(300, 20_000, 10_000, 50, range(5)),
         },

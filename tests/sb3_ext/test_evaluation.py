@@ -184,11 +184,10 @@ def test_bad_safe_eval_arguments(kwargs, message):
         SafeEvalCallback(Corridor(), **{"cost_limit": 1.0, **kwargs})
 
 
-def test_evaluating_with_a_scripted_seed_does_not_change_deterministic_training():
-    plain, watched = tiny(SACLag, vec(noise=0.0)), tiny(SACLag, vec(noise=0.0))
-    plain.learn(50)
-    watched = tiny(SACLag, vec(noise=0.0))
-    watched.learn(50, callback=SafeEvalCallback(vec(noise=0.0), 1.0, eval_freq=10, n_eval_episodes=1))
+def test_deterministic_evaluation_does_not_change_the_training():
+    plain = tiny(SACLag, vec(noise=0.0)).learn(50)
+    callback = SafeEvalCallback(vec(noise=0.0), 1.0, eval_freq=10, n_eval_episodes=1)
+    watched = tiny(SACLag, vec(noise=0.0)).learn(50, callback=callback)
     assert_same_weights(plain, watched)
 
 
