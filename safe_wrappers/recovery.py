@@ -100,7 +100,8 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
         Args:
             env: environment to protect.
             model_or_path: an object with ``risk``, ``recovery`` and ``eps_risk`` (and, if it has them,
-                ``kind``, ``observation_space`` and ``action_space``), or the path of a filter file.
+                ``kind``, ``observation_space`` and ``action_space``), or with ``as_filter()`` that gives one (a trained
+                ``sb3_ext.RecoveryRL``), or the path of a filter file.
             eps_risk: another threshold than the model's own.
 
         Raises:
@@ -124,6 +125,7 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
             array([0.])
         """
         model = _load(model_or_path) if isinstance(model_or_path, str | os.PathLike) else model_or_path
+        model = model.as_filter() if hasattr(model, "as_filter") else model
         missing = [name for name in ("risk", "recovery", "eps_risk") if not hasattr(model, name)]
         if missing:
             raise TypeError(f"expected a model with risk, recovery and eps_risk, got {model!r} without {missing}")

@@ -76,9 +76,13 @@ class RecoveryRL(RiskSAC):
         actions = self.recovery_policy.act(self.safety_critic.tensors(obs), deterministic=True).cpu().numpy()
         return unscale_action(actions.reshape(-1, *self._action_shape), self.action_space)
 
+    def as_filter(self) -> ExportedFilter:
+        """What the model knows of danger, for raw observations; wrappers' ``from_model`` uses it."""
+        return ExportedFilter.from_model(self)
+
     def export_filter(self, path: str | Path) -> ExportedFilter:
         """Write what ``safe_wrappers.RecoveryFilter.from_model`` needs, observation statistics included."""
-        exported = ExportedFilter.from_model(self)
+        exported = self.as_filter()
         exported.save(path)
         return exported
 

@@ -128,7 +128,9 @@ class SQRL(SACLag):
     def _copy_env(self) -> VecEnv:
         packed = pack_env(self.env)
         if packed.pickled is None:
-            raise ValueError("the environments cannot be copied for the on-policy safety data: pass safety_env=")
+            raise ValueError(
+                "the environments cannot be copied for the on-policy safety data: pass safety_env= to pretrain"
+            )
         return unpack_env(packed)
 
     def finetune(self, env: Any, steps: int, *, freeze_critic: bool = True, **learn_kwargs: Any) -> Self:
@@ -181,7 +183,8 @@ class SQRL(SACLag):
             self._collect_safety_data()
 
     def _collect_safety_data(self) -> None:
-        assert self._safety_env is not None
+        if self._safety_env is None:  # a checkpoint that could not hold it
+            self._safety_env = self._copy_env()
         if self.safety_buffer is None:
             assert isinstance(self.replay_buffer, CostStorage)
             self.safety_buffer = type(self.replay_buffer)(

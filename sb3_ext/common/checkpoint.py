@@ -38,6 +38,8 @@ def readable(path: Any, what: str) -> Iterator[None]:
         zipfile.BadZipFile, KeyError, EOFError, RuntimeError, AttributeError, TypeError, pickle.UnpicklingError,
         AssertionError, ValueError, ModuleNotFoundError,
     ) as error:  # fmt: skip
+        if "spaces do not match" in str(error):  # the file is fine, the environment is another one
+            raise
         raise ValueError(
             f"{path} cannot be read as a saved {what}: {error} "
             f"(expected a complete file written by {what}.save of this package)"
@@ -63,6 +65,8 @@ def save(model: Any, folder: str | Path) -> None:
     for other in folder.glob("steps-*"):
         if other != final:
             shutil.rmtree(other, ignore_errors=True)
+    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str) -> Any:

@@ -50,6 +50,17 @@ class SafeOffPolicy(OffPolicyAlgorithm):
     missing_cost: MissingCost
     optimize: Literal["sb3", "fused"]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except AssertionError as error:
+            if "only supports" not in str(error):
+                raise
+            raise ValueError(
+                f"{type(self).__name__} needs a Box action space: {error} For discrete actions use "
+                "safe_wrappers.ActionMask with sb3-contrib's MaskablePPO, or a RecoveryFilter around any agent."
+            ) from error
+
     def _set_safety_options(self, missing_cost: MissingCost, optimize: Literal["sb3", "fused"]) -> None:
         """Check and keep the options; to be called before SB3's constructor."""
         if missing_cost not in ("raise", "zero"):

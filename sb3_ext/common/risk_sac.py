@@ -83,6 +83,10 @@ class RiskSAC(SafeSAC):
             None if positive_fraction is None else check_probability("positive_fraction", positive_fraction)
         )
         self.risk_kwargs = dict(risk_kwargs or {})
+        if own := {"kind", "gamma_risk"} & set(self.risk_kwargs):
+            raise ValueError(
+                f"risk_kwargs must not hold {sorted(own)}: the limit decides the kind, gamma_risk= the discount"
+            )
         self.scale_inputs, self.online_updates, self.composite = scale_inputs, online_updates, composite
         self.offline_buffer: CostStorage | None = None
         self.pretraining_steps = 0

@@ -123,5 +123,5 @@ class SafeTD3(SafeOffPolicy, TD3):
 
     def _propose(self, obs: Any, n: int) -> tuple[th.Tensor, th.Tensor]:
         actions = self.actor(obs)
-        noise = th.randn(n, *actions.shape, device=self.device) * self.target_policy_noise
-        return (actions + noise).clamp(-1, 1), -0.5 * (noise / self.target_policy_noise).square().sum(-1)
+        noise = th.randn(n, *actions.shape, device=self.device)
+        return (actions + noise * self.target_policy_noise).clamp(-1, 1), -0.5 * noise.square().sum(-1)

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION, RISK
 from safe_wrappers.risk import RecoveryFunction, RiskFunction, RiskKind, check_eps_risk, filter_actions
@@ -45,7 +45,7 @@ class GymVecEnv(VecEnv):
     def reset(self) -> Any:
         """First observations of all environments."""
         # One seed: SB3 counts up from it for the others, and so do Gymnasium's vector environments.
-        obs, infos = self.vector_env.reset(seed=self._seeds[0])
+        obs, infos = self.vector_env.reset(seed=self._seeds[0], options=self._options[0] or None)
         self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
@@ -142,7 +142,15 @@ class VecRecoveryFilter(VecEnvWrapper):
 
     @classmethod
     def from_model(cls, venv: VecEnv, model: Any, eps_risk: float | None = None) -> VecRecoveryFilter:
-        """With the filter of a model or of ``load_filter``."""
+        """With the filter of a trained ``RecoveryRL``, or of ``load_filter``; it takes raw observations.
+
+        Raises:
+            ValueError: if ``venv`` normalises its observations.
+        """
+        normalizer = unwrap_vec_normalize(venv)
+        if normalizer is not None and normalizer.norm_obs:
+            raise ValueError("the filter takes raw observations: put VecNormalize around VecRecoveryFilter, not inside")
+        model = model.as_filter() if hasattr(model, "as_filter") else model
         eps_risk = model.eps_risk if eps_risk is None else eps_risk
         return cls(venv, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
 

@@ -283,3 +283,23 @@ def test_nested_filters_tell_what_the_environment_received():
     *_, infos = env.step(np.repeat(LOW[None], 2, axis=0))
     for info in infos:
         assert info[INTERVENED] and np.allclose(info[EXECUTED_ACTION], BACK) and np.allclose(info[PROPOSED_ACTION], LOW)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_wrappers_take_a_trained_model_as_it_is(normalize):
+    """from_model of both wrappers goes through the exported form: raw observations, the right kind and threshold."""
+    model = pretrained(RecoveryRL, vec(normalize=normalize), eps_risk=None, cost_limit=3.0, episode_length=20)
+    single = RecoveryFilter.from_model(Corridor(), model)
+    batched = VecRecoveryFilter.from_model(vec(), model)
+    exported = model.as_filter()
+    assert single.kind == exported.kind == "return"
+    assert single.eps_risk == batched.eps_risk == model.limit
+    obs, actions = some_observations()
+    np.testing.assert_array_equal(single.risk(obs, actions), exported.risk(obs, actions))
+    seen = obs if not normalize else model.get_vec_normalize_env().normalize_obs(obs)
+    np.testing.assert_allclose(exported.risk(obs, actions), model.risk(seen.astype(np.float32), actions), rtol=1e-4)
+
+
+def test_a_filter_over_normalised_observations_is_refused():
+    with pytest.raises(ValueError, match="raw observations"):
+        VecRecoveryFilter.from_model(vec(normalize=True), pretrained(RecoveryRL))
