@@ -50,19 +50,16 @@ class SafeOffPolicy(OffPolicyAlgorithm):
     missing_cost: MissingCost
     optimize: Literal["sb3", "fused"]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().__init__(*args, **kwargs)
-        except AssertionError as error:
-            if "only supports" not in str(error):
-                raise
-            raise ValueError(
-                f"{type(self).__name__} needs a Box action space: {error} For discrete actions use "
-                "safe_wrappers.ActionMask with sb3-contrib's MaskablePPO, or a RecoveryFilter around any agent."
-            ) from error
-
-    def _set_safety_options(self, missing_cost: MissingCost, optimize: Literal["sb3", "fused"]) -> None:
-        """Check and keep the options; to be called before SB3's constructor."""
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *args: Any,
+        missing_cost: MissingCost = "raise",
+        optimize: Literal["sb3", "fused"] = "sb3",
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
         if missing_cost not in ("raise", "zero"):
             raise ValueError(f"missing_cost must be 'raise' or 'zero', got {missing_cost!r}")
         if optimize not in ("sb3", "fused"):
@@ -71,6 +68,17 @@ class SafeOffPolicy(OffPolicyAlgorithm):
         self.algorithm = type(self).__name__
         self.n_episodes = self.n_violating_episodes = self.n_interventions = 0
         self.ep_cost_buffer: deque[float] = deque(maxlen=100)
+        try:
+            super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
+        except AssertionError as error:
+            if "only supports" not in str(error):
+                raise
+            raise ValueError(
+                f"{type(self).__name__} needs a Box action space: {error} For discrete actions use "
+                "safe_wrappers.ActionMask with sb3-contrib's MaskablePPO, or a RecoveryFilter around any agent."
+            ) from error
+        if _init_setup_model:
+            self._setup_model()
 
     # ------------------------------------------------------------------ set-up
 

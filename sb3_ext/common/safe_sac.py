@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3 import SAC
@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
 from sb3_ext.common.buffers import CostBatch
-from sb3_ext.common.off_policy import MissingCost, SafeOffPolicy
+from sb3_ext.common.off_policy import SafeOffPolicy
 from sb3_ext.common.safety_critic import frozen
 
 
@@ -24,7 +24,7 @@ class SafeSAC(SafeOffPolicy, SAC):
     Args:
         policy: as in SB3, any of its policy classes.
         env: as in SB3.
-        learning_rate: as in SB3.
+        *args: SB3's further arguments, as they stand there.
         missing_cost: what a step without ``info["cost"]`` means: ``"raise"`` or ``"zero"``.
         optimize: ``"sb3"``, or ``"fused"`` for fused Adam (the same mathematics, other rounding).
         **kwargs: SAC's arguments.
@@ -39,22 +39,6 @@ class SafeSAC(SafeOffPolicy, SAC):
     """
 
     uses_cost: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        policy: Any,
-        env: Any,
-        learning_rate: Any = 3e-4,
-        *,
-        missing_cost: MissingCost = "raise",
-        optimize: Literal["sb3", "fused"] = "sb3",
-        _init_setup_model: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        self._set_safety_options(missing_cost, optimize)
-        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
-        if _init_setup_model:
-            self._setup_model()
 
     # ------------------------------------------------------------------ hooks
 
