@@ -59,12 +59,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
-    table = Table("protocol", "paper", "methods (ablations in brackets)", "presets (default seeds)")
     for protocol in PROTOCOLS.values():
-        methods = [name if m.group == "comparison" else f"({name})" for name, m in protocol.methods.items()]
-        presets = [f"{name} ({len(budget.seeds)})" for name, budget in protocol.presets.items()]
-        table.add_row(protocol.name, protocol.paper, ", ".join(methods), ", ".join(presets))
-    console.print(table)
+        of_group = {
+            group: ", ".join(name for name, method in protocol.methods.items() if method.group == group)
+            for group in ("comparison", "ablation")
+        }
+        table = Table(title=f"[bold]{protocol.name}[/bold]", title_justify="left", show_header=False, box=None)
+        table.add_row("paper", protocol.paper)
+        table.add_row("claim", protocol.claim)
+        table.add_row("methods", of_group["comparison"])
+        if of_group["ablation"]:
+            table.add_row("ablations", of_group["ablation"])
+        table.add_row("presets", ", ".join(f"{name} (seeds: {len(b.seeds)})" for name, b in protocol.presets.items()))
+        console.print(table, "")
     return 0
 
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import rich.box
 import rich.table
 from matplotlib.figure import Figure
 from rich.text import Text
@@ -13,7 +14,6 @@ from rich.text import Text
 from safe_bench import plots, plots_risk, results, tables
 from safe_bench.document import (
     Block,
-    Cell,
     Claim,
     Gallery,
     Heading,
@@ -24,7 +24,8 @@ from safe_bench.document import (
     to_html,
     to_markdown,
 )
-from safe_bench.results import MethodResults, Results
+from safe_bench.metrics import Estimate
+from safe_bench.results import MethodResults, Rate, Results
 from safe_bench.runs import RunError
 from safe_bench.verdict import MEASURES, RATIO, ablation_judgements, judgements, verdict
 from sb3_ext.common.files import atomic_path, ensure_folder
@@ -74,29 +75,30 @@ def summary_table(out: str | Path, protocol_name: str) -> rich.table.Table:
         RunError: if there is no finished run, or one is damaged.
     """
     found = Results.read(out, protocol_name)
-    table = rich.table.Table(title=found.protocol.title, caption=_summary_caption(found), caption_justify="left")
+    table = rich.table.Table(  # narrow enough for 80 columns
+        title=found.protocol.title, caption=_summary_caption(found), caption_justify="left",
+        box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
     table.add_column("Method", min_width=13, overflow="fold")
-    for name in ("Seeds", "Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation"):
+    for name in ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation"):
         table.add_column(name, justify="right")
     for method in found.methods:
-        table.add_row(*map(_terminal_cell, _summary_row(method)))
+        n_seeds = f"{len(method.runs)} seed{'s' if len(method.runs) > 1 else ''}"
+        label = Text.assemble(method.label, "\n", (n_seeds, "dim"))
+        table.add_row(label, *map(_terminal_cell, _summary_row(method)))
     return table
 
 
-def _summary_row(method: MethodResults) -> list[Cell]:
+def _summary_row(method: MethodResults) -> list[Estimate | Rate]:
     measures = (results.successes, results.violations, results.ratio, results.final_return)
     return [
-        method.label,
-        str(len(method.runs)),
         *(method.estimate(measure) for measure in measures),
         method.evaluation_rate("deterministic", "successes"),
         method.evaluation_rate("deterministic", "violations"),
     ]
 
 
-def _terminal_cell(cell: Cell) -> Text:
-    if isinstance(cell, str):
-        return Text(cell)
+def _terminal_cell(cell: Estimate | Rate) -> Text:
     return Text.assemble(point_text(cell), "\n", (interval_text(cell), "dim"))
 
 
