@@ -17,6 +17,14 @@ class RCPO(PricedRiskSAC):
     transitions too, and :math:`\lambda` ascends on the excess of the risk of replayed actions.
 
     Args are those of ``PricedRiskSAC`` and ``RiskSAC``.
+
+    Examples:
+        >>> import safe_envs
+        >>> data = safe_envs.collect_constraint_data("safe/Navigation1-v0", 500, seed=0)
+        >>> price = {"value": 1000.0, "learning_rate": 3e-5}
+        >>> model = RCPO("MlpPolicy", "safe/Navigation1-v0", eps_risk=0.3, multiplier_kwargs=price, learning_starts=10)
+        >>> model.pretrain(data, steps=5).learn(20).num_timesteps
+        20
     """
 
     def _rewards(self, batch: CostBatch) -> th.Tensor:
@@ -33,6 +41,12 @@ class RiskSensitiveSAC(RCPO):
         multiplier_end: last value.
         anneal_updates: updates that it takes to get there.
         **kwargs: see ``RiskSAC``.
+
+    Examples:
+        >>> import safe_envs
+        >>> model = RiskSensitiveSAC("MlpPolicy", "safe/DrunkSpider-v0", anneal_updates=10, learning_starts=10)
+        >>> model.learn(30).multiplier.value
+        10.0
     """
 
     def __init__(

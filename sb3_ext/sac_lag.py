@@ -43,6 +43,14 @@ class RSPO(SACLag):
         multiplier_start: first value of the multiplier (twice LR's in the paper).
         anneal_episodes: episodes after which it is 0, as in the released code; None: at the end of ``learn``.
         **kwargs: see ``RiskSAC``.
+
+    Examples:
+        >>> import safe_envs
+        >>> data = safe_envs.collect_constraint_data("safe/Navigation1-v0", 500, seed=0)
+        >>> model = RSPO("MlpPolicy", "safe/Navigation1-v0", eps_risk=0.3, multiplier_start=100, learning_starts=10)
+        >>> _ = model.pretrain(data, steps=5).learn(20)
+        >>> model.multiplier.value
+        0.0
     """
 
     def __init__(

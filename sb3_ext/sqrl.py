@@ -48,6 +48,16 @@ class SQRL(SACLag):
         penalty_gradient: let the penalty's gradient reach the actor.
         **kwargs: see ``PricedRiskSAC``; the multiplier starts at e and learns with 3e-4, as released.
 
+    Examples:
+        >>> import safe_envs
+        >>> model = SQRL("MlpPolicy", "safe/DrunkSpider-v0", gamma_risk=0.65, n_off=20, learning_starts=10, seed=0)
+        >>> _ = model.pretrain("safe/DrunkSpider-v0", 40)
+        >>> model.safety_steps > 0
+        True
+        >>> target = gym.make("safe/DrunkSpider-v0", goal=(6.5, 3.5))
+        >>> model.finetune(target, 20).num_timesteps
+        60
+
     Attributes:
         safety_steps: environment steps spent on on-policy safety data.
         safety_violations: violations in them.

@@ -6,9 +6,14 @@ import pkgutil
 import re
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("safe_wrappers", "safe_envs", "sb3_ext", "safe_bench")
@@ -37,8 +42,25 @@ def python_blocks():
 
 @pytest.mark.parametrize("name", module_names())
 def test_doctests(name):
-    failures, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a doctest trains a few steps only, and is told so
+        failures, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert failures == 0
+
+
+def public_classes():
+    """The algorithms, callbacks and wrappers: what a user constructs."""
+    import safe_wrappers
+    import sb3_ext
+
+    bases = (BaseAlgorithm, BaseCallback, VecEnv, gym.Wrapper)
+    found = [getattr(package, name) for package in (safe_wrappers, sb3_ext) for name in package.__all__]
+    return [item for item in found if isinstance(item, type) and issubclass(item, bases)]
+
+
+@pytest.mark.parametrize("item", public_classes(), ids=lambda item: item.__name__)
+def test_every_public_class_shows_how_it_is_used(item):
+    assert ">>>" in item.__doc__
 
 
 @pytest.mark.parametrize("index", range(len(python_blocks())))

@@ -26,6 +26,13 @@ class CostLoggingCallback(BaseCallback):
         n_episodes: finished episodes.
         n_violating_episodes: those with a violation.
         episode_costs: costs of the last ``window`` episodes.
+
+    Examples:
+        >>> from stable_baselines3 import PPO
+        >>> costs = CostLoggingCallback()
+        >>> _ = PPO("MlpPolicy", "safe_envs:safe/Navigation2-v0", n_steps=256, seed=0).learn(256, callback=costs)
+        >>> costs.n_episodes
+        2
     """
 
     def __init__(self, missing_cost: str = "raise", window: int = 100) -> None:
@@ -65,6 +72,14 @@ class SafeEvalCallback(BaseCallback):
     Attributes:
         best: evaluation of the model that is kept, or None.
         history: pairs (timesteps, evaluation).
+
+    Examples:
+        >>> import gymnasium as gym
+        >>> from sb3_ext import SafeSAC
+        >>> keep = SafeEvalCallback(gym.make("safe_envs:safe/Navigation2-v0"), 0.0, eval_freq=20, n_eval_episodes=1)
+        >>> _ = SafeSAC("MlpPolicy", "safe/Navigation2-v0", seed=0).learn(20, callback=keep)
+        >>> len(keep.history), keep.best.violation_rate
+        (1, 0.0)
     """
 
     def __init__(

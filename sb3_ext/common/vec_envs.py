@@ -126,6 +126,15 @@ class VecRecoveryFilter(VecEnvWrapper):
         recovery: ``recovery(obs[B, ...]) -> [B, ...]``.
         eps_risk: threshold.
         kind: ``"probability"`` or ``"return"``, which decides what threshold makes sense.
+
+    Examples:
+        >>> from sb3_ext import pretrained_filter
+        >>> worlds = GymVecEnv(gym.make_vec("safe_envs:safe/Navigation2-v0", num_envs=4))
+        >>> env = VecRecoveryFilter.from_model(worlds, pretrained_filter("safe/Navigation2-v0"))
+        >>> _ = env.reset()
+        >>> _, _, _, infos = env.step(np.zeros((4, 2), dtype=np.float32))
+        >>> [key for key in infos[0] if key.endswith("_action")]
+        ['proposed_action', 'executed_action']
     """
 
     def __init__(

@@ -1,17 +1,13 @@
 """What every wrapper owes: rebuilding from the spec, pickling, copying, info keys, examples that run."""
 
 import copy
-import doctest
-import importlib
 import pickle
-import pkgutil
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from wrapper_toys import Corridor, Scripted, forward, play, recovery, risk
 
-import safe_wrappers
 from safe_wrappers import (
     ActionMask,
     CostFromFunction,
@@ -135,16 +131,3 @@ def test_transitions():
         rows(0).check_spaces(*box)
     with pytest.raises(ValueError, match="nothing to concatenate"):
         Transitions.concatenate([])
-
-
-MODULES = ["safe_wrappers", *(m.name for m in pkgutil.iter_modules(safe_wrappers.__path__, "safe_wrappers."))]
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_examples_in_docstrings(module):
-    assert doctest.testmod(importlib.import_module(module)).failed == 0
-
-
-@pytest.mark.parametrize("name", [n for n in safe_wrappers.__all__ if n.startswith(("Cost", "Recovery", "Act"))])
-def test_every_wrapper_has_an_example(name):
-    assert ">>> " in getattr(safe_wrappers, name).__doc__
