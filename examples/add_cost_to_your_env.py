@@ -20,7 +20,7 @@ def too_fast(obs, action, next_obs, info):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--cost-limit", type=float, default=5.0, help="undiscounted cost per episode")
     args = parser.parse_args()

@@ -17,7 +17,7 @@ ENV_ID = "safe/Navigation2-v0"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--pretrain", type=int, default=2000, help="updates of the safety critic on offline data")
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
@@ -28,7 +28,11 @@ def main():
     model.pretrain(safe_envs.collect_constraint_data(ENV_ID, 20_000, seed=0), steps=args.pretrain)
     # Among the models without a violation in the evaluation, the one with the highest return is kept.
     keep_best = SafeEvalCallback(
-        gym.make(ENV_ID), cost_limit=0.0, best_model_save_path=args.out, eval_freq=500, n_eval_episodes=3
+        gym.make(ENV_ID),
+        cost_limit=0.0,
+        best_model_save_path=args.out,
+        eval_freq=min(500, args.steps),
+        n_eval_episodes=3,
     )
     model.learn(args.steps, callback=keep_best)
 

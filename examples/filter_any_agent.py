@@ -19,7 +19,7 @@ ENV_ID = "safe_envs:safe/Navigation2-v0"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60_000, help="training steps of the unsafe agent")
     parser.add_argument("--episodes", type=int, default=20, help="evaluation episodes")
     args = parser.parse_args()

@@ -17,7 +17,7 @@ ENV_ID = "safe_envs:safe/Navigation2-v0"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ ENV_ID = "safe/Navigation2-v0"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3000, help="environment steps of each agent")
     parser.add_argument("--pretrain", type=int, default=3000, help="updates of the safety critic on offline data")
     parser.add_argument("--seed", type=int, default=0)

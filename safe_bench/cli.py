@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="safe-bench", description="The papers' experiments as resumable commands.")
+    parser.add_argument("--version", action="version", version=f"sb3-safe {importlib.metadata.version('sb3-safe')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="what there is to run")
     listing.set_defaults(command=_list)
@@ -79,7 +81,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     protocol = get_protocol(options.protocol)
     budget = protocol.budget(options.preset)
     methods = _methods(protocol, options.methods)
-    seeds = budget.seeds if options.seeds is None else options.seeds
+    seeds = budget.seeds if options.seeds is None else dict.fromkeys(options.seeds)
+    if options.jobs < 1 or min(seeds) < 0:
+        raise ValueError(f"--jobs must be >= 1 and --seeds >= 0, got {options.jobs} and {list(seeds)}")
 
     from safe_bench.pool import run_jobs  # torch and SB3 take seconds to load: not for `list` or a mistyped name
     from safe_bench.runner import Job
@@ -87,7 +91,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     # Seed by seed, so that an interrupted protocol has whole comparisons rather than whole methods.
     jobs = [Job(protocol.name, options.preset, method, seed, options.out) for seed in seeds for method in methods]
     for job in jobs:
-        job.folder.claim(run_config(protocol, job.preset, job.method, job.seed))
+        job.folder.check(run_config(protocol, job.preset, job.method, job.seed))
     todo = [job for job in jobs if not job.folder.finished]
     console.print(
         f"{protocol.title}: {len(todo)} of {len(jobs)} runs to do (preset {options.preset}, into {options.out})"
@@ -102,11 +106,11 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 def _methods(protocol: Protocol, names: Sequence[str] | None) -> tuple[str, ...]:
     if names is None:
         return protocol.default_methods
-    if list(names) == ["all"]:
+    if "all" in names:
         return tuple(protocol.methods)
     for name in names:
         protocol.method(name)
-    return tuple(names)
+    return tuple(dict.fromkeys(names))
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:

@@ -150,7 +150,7 @@ def _recovery_rl_methods(
     learned = {"multiplier_kwargs": {"value": multiplier, "learning_rate": 3e-5}}
     rrl = Method("Recovery RL", "RecoveryRL", risk)
     lr = Method("LR", "SACLag", risk | learned)
-    sqrl = Method("SQRL", "SQRL", risk | learned)
+    sqrl = Method("SQRL", "SQRL", {**risk, **learned, "risk_kwargs": {"tau": 2e-4}})  # as all methods here
     return {
         "unconstrained": Method("Unconstrained", "SafeSAC", _SAC, offline=False),
         "lr": lr,
@@ -167,8 +167,9 @@ def _recovery_rl_methods(
         "recovery-rl-fast-target": _ablation(rrl, "risk target's tau 0.005", risk_kwargs={"tau": 0.005}),
         "lr-fixed": replace(lr, label="LR, fixed multiplier", group="ablation",
                             kwargs=risk | {"fixed_multiplier": multiplier}),
-        "sqrl-fixed": replace(sqrl, label="SQRL, fixed multiplier", group="ablation",
-                              kwargs=risk | {"fixed_multiplier": multiplier, "choice": "density"}),
+        "sqrl-fixed": replace(sqrl, label="SQRL, fixed multiplier", group="ablation", kwargs={
+            **sqrl.kwargs, "multiplier_kwargs": None, "fixed_multiplier": multiplier, "choice": "density",
+        }),
     }  # fmt: skip
 
 

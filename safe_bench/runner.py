@@ -18,7 +18,7 @@ import safe_envs
 import sb3_ext
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
-from safe_bench.runs import RunFolder, provenance, read_json, write_json
+from safe_bench.runs import BEGUN, RunFolder, provenance, read_json, write_json
 from safe_wrappers import CostPenalty
 from safe_wrappers.info import INTERVENED, SUCCESS
 from safe_wrappers.monitor import EpisodeCosts
@@ -62,11 +62,10 @@ def execute(job: Job, report: Report = lambda what, done, total: None) -> None:
         RunError: if the folder belongs to another configuration.
     """
     protocol = get_protocol(job.protocol)
-    job.folder.claim(run_config(protocol, job.preset, job.method, job.seed))
-    if job.folder.finished:
-        return
-    th.set_num_threads(1)
-    _Execution(job, protocol, report).run()
+    with job.folder.claimed(run_config(protocol, job.preset, job.method, job.seed)):
+        if not job.folder.finished:
+            th.set_num_threads(1)
+            _Execution(job, protocol, report).run()
 
 
 def make_env(stage: Stage, method: Method | None = None, render_mode: str | None = None) -> gym.Env:
@@ -132,10 +131,10 @@ class _Execution:
 
     def _finished_stages(self, model: Any) -> list[int]:
         """Timesteps at the end of each finished stage (those that the checkpoint has seen)."""
-        return [steps for steps in read_json(self.folder.path / "stages.json") if steps <= model.num_timesteps]
+        return [steps for steps in read_json(self.folder.path / BEGUN) if steps <= model.num_timesteps]
 
     def _write_stages(self, ends: list[int]) -> None:
-        write_json(self.folder.path / "stages.json", ends)
+        write_json(self.folder.path / BEGUN, ends)
 
     def _learn(self, model: Any, index: int, started: float) -> None:
         stage, ends = self.budget.stages[index], self._finished_stages(model)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from sb3_ext.common.files import atomic_path
 COLUMNS = (
     "stage", "episode", "timesteps", "length", "return", "cost", "violation", "success", "interventions", "seconds",
 )  # fmt: skip
+BEGUN = "stages.json"
+"""A run folder with this file holds results, of a run or of a part of it."""
 PACKAGES = ("sb3-safe", "gymnasium", "stable-baselines3", "torch", "numpy")
 
 
@@ -48,25 +53,45 @@ class RunFolder:
         """Where the run continues from."""
         return self.path / "checkpoint"
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Take the folder for this configuration.
+    def check(self, config: dict[str, Any]) -> None:
+        """Check that a run with this configuration can be made or continued here; nothing is left behind.
 
         Raises:
-            RunError: if the folder belongs to another configuration or cannot be read or written.
+            RunError: if the folder holds a run with another configuration, or cannot be read or written.
         """
         file = self.path / "config.json"
-        if file.is_file():
+        if file.is_file() and (self.path / BEGUN).is_file():  # a configuration alone is no run
             found = read_json(file)
             if found != config:
                 raise RunError(
                     f"{self.path} holds a run with other settings ({describe_difference(found, config)}): "
                     "choose another --out, or remove that folder"
                 )
-            return
+        existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            raise RunError(f"cannot write to {existing}, which {self.path} is to be in; choose another --out")
+
+    @contextlib.contextmanager
+    def claimed(self, config: dict[str, Any]) -> Iterator[None]:
+        """Hold the folder for one process that runs this configuration.
+
+        Raises:
+            RunError: as ``check``, or if another process holds the folder.
+        """
+        self.check(config)
         try:
-            write_json(file, config)
+            write_json(self.path / "config.json", config)
+            lock = (self.path / ".lock").open("w")
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}; choose another --out") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system releases it, however the process ends
+            except OSError:
+                raise RunError(
+                    f"another process is running {self.path}: wait for it, or choose another --out"
+                ) from None
+            yield
 
     def write_rows(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write the training episodes."""

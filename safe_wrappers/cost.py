@@ -113,8 +113,8 @@ class CostFromInfo(CostWriter, RecordConstructorArgs):
 
     Args:
         env: any environment.
-        key: key in ``info``, or a tuple of keys for nested dictionaries: ``"constraint"`` (Recovery RL's
-        key: key in ``info``, or a tuple of keys where it is nested: ``"constraint"`` (Recovery RL's
+        key: key in ``info``, or a tuple of keys where it is nested: ``"constraint"`` (Recovery RL's code),
+            ``("constraint", "state")`` for ``info["constraint"]["state"]``.
         missing_cost: what a step without that key means: ``"raise"``, or ``"zero"`` for safe.
 
     Raises:

@@ -124,13 +124,7 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
             >>> env.step([1.5])[-1]["executed_action"]
             array([0.])
         """
-        model = _load(model_or_path) if isinstance(model_or_path, str | os.PathLike) else model_or_path
-        model = model.as_filter() if hasattr(model, "as_filter") else model
-        missing = [name for name in ("risk", "recovery", "eps_risk") if not hasattr(model, name)]
-        if missing:
-            raise TypeError(f"expected a model with risk, recovery and eps_risk, got {model!r} without {missing}")
-        _check_space("observation", getattr(model, "observation_space", None), env.observation_space)
-        _check_space("action", getattr(model, "action_space", None), env.action_space)
+        model = resolve_filter(model_or_path, env.observation_space, env.action_space)
         eps_risk = model.eps_risk if eps_risk is None else eps_risk
         return cls(env, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
 
@@ -158,6 +152,24 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
             RISK: float(risks[0]),
         }
         return observation, reward, terminated, truncated, info
+
+
+def resolve_filter(model_or_path: Any, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Any:
+    """What has ``risk``, ``recovery`` and ``eps_risk``, from a model or the path of a filter file.
+
+    Raises:
+        TypeError: if the object lacks one of the three.
+        ValueError: if it was made for other spaces.
+        gymnasium.error.DependencyNotInstalled: if a file is to be read and PyTorch is missing.
+    """
+    model = _load(model_or_path) if isinstance(model_or_path, str | os.PathLike) else model_or_path
+    model = model.as_filter() if hasattr(model, "as_filter") else model
+    missing = [name for name in ("risk", "recovery", "eps_risk") if not hasattr(model, name)]
+    if missing:
+        raise TypeError(f"expected a model with risk, recovery and eps_risk, got {model!r} without {missing}")
+    _check_space("observation", getattr(model, "observation_space", None), observation_space)
+    _check_space("action", getattr(model, "action_space", None), action_space)
+    return model
 
 
 def _check_proposed(action: Any, space: spaces.Space[Any]) -> NDArray[Any]:

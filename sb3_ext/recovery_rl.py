@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -24,7 +23,8 @@ class RecoveryRL(RiskSAC):
     section 4.1), the safety critic and the recovery policy from what was executed and from offline data.
 
     Deviations: the temperature is fixed at 0.2 unless ``ent_coef`` is given (as in the released code, not in
-    SB3); with ``deterministic=True`` the recovery policy acts with its mean.
+    SB3); with ``deterministic=True`` the recovery policy acts with its mean; SAC's networks start as SB3's do (the
+    released code: Xavier), and updates begin after ``learning_starts`` steps (there: once a batch is full).
 
     Args:
         policy: as in SB3.
@@ -85,16 +85,6 @@ class RecoveryRL(RiskSAC):
         exported = self.as_filter()
         exported.save(path)
         return exported
-
-    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
-        """SB3's ``learn``; warns once if the safety critic knows nothing yet."""
-        if self.pretraining_steps == 0 and self.num_timesteps == 0:
-            warnings.warn(
-                "RecoveryRL starts with an untrained safety critic, so that its filter is random: "
-                "call pretrain(dataset) first, or expect violations",
-                stacklevel=2,
-            )
-        return super().learn(total_timesteps, *args, **kwargs)
 
     def _fit_normalisation(self, dataset: Transitions) -> None:
         super()._fit_normalisation(dataset)

@@ -66,6 +66,8 @@ class RSPO(SACLag):
         if anneal_episodes is not None and anneal_episodes < 1:
             raise ValueError(f"anneal_episodes must be >= 1, got {anneal_episodes}")
         self.anneal_episodes = anneal_episodes
+        if "fixed_multiplier" in kwargs:
+            raise ValueError("RSPO's multiplier is scheduled; for a fixed one use SACLag(fixed_multiplier=...)")
         schedule = {"start": multiplier_start, "end": 0.0}
         super().__init__(policy, env, learning_rate, multiplier="schedule", multiplier_kwargs=schedule, **kwargs)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar, Literal, Self
 
 import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.buffers import CostBatch, CostStorage, sample_union
@@ -29,7 +30,12 @@ class SQRL(SACLag):
     the multiplier's penalty in the actor's loss (equation 4). ``pretrain(dataset)`` and ``learn`` give the variant
     of Recovery RL's comparison: offline pre-training, then mask, penalty and critic updates at every step.
 
-    Deviations: squared error as printed (``risk_kwargs={"loss": "bce"}`` is the released cross-entropy); the mask
+    Deviations: by default as many updates of the safety critic per collection as environment steps (paper: 1, released
+    code: 10; with the mask on from the start so few leave the critic untrained and the mask harmful for most of the
+    training), with a target rate of 0.005; ``finetune`` starts with an empty replay buffer (as printed; the released
+    code keeps it); failed episodes of the main stream reach the safety critic by the replay buffer's half only, without
+    the released class weights; two critics, not one; the multiplier ascends on the excess, not on its logarithm.
+    Further: squared error as printed (``risk_kwargs={"loss": "bce"}`` is the released cross-entropy); the mask
     is on from the first step as printed (``mask_from=0.5``: from half of pre-training on, as released); the
     penalty's gradient reaches the actor (``penalty_gradient=False``: it is stopped, as released).
 
@@ -44,7 +50,7 @@ class SQRL(SACLag):
         safety_episodes: episodes per collection.
         safety_updates: updates of the safety critic per collection.
         safety_buffer_size: newest on-policy steps to keep.
-        mask_from: share of ``pretrain(env)`` after which the mask is on.
+        mask_from: share of the steps of a call of ``pretrain(env)`` after which the mask is on.
         penalty_gradient: let the penalty's gradient reach the actor.
         **kwargs: see ``PricedRiskSAC``; the multiplier starts at e and learns with 3e-4, as released.
 
@@ -76,7 +82,7 @@ class SQRL(SACLag):
         pretrain_choice: Choice = "risky",
         n_off: int = 1000,
         safety_episodes: int = 5,
-        safety_updates: int = 10,
+        safety_updates: int = 1000,
         safety_buffer_size: int = 2500,
         mask_from: float = 0.0,
         penalty_gradient: bool = True,
@@ -92,7 +98,11 @@ class SQRL(SACLag):
         self.safety_buffer_size, self.mask_from, self.penalty_gradient = safety_buffer_size, mask_from, penalty_gradient
         self.phase: Literal["online", "pretrain", "finetune"] = "online"
         self.safety_steps = self.safety_violations = self._next_collection = 0
-        kwargs.setdefault("multiplier_kwargs", {"value": float(np.e), "learning_rate": 3e-4})
+        self._mask_start = 0.0
+        if kwargs.get("multiplier", "gradient") == "gradient":
+            kwargs.setdefault("multiplier_kwargs", {"value": float(np.e), "learning_rate": 3e-4})
+        kwargs.setdefault("gamma_risk", 0.7 if kwargs.get("cost_limit") is None else None)
+        kwargs["risk_kwargs"] = {"tau": 0.005, **(kwargs.get("risk_kwargs") or {})}
         super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
         self.relabel = False  # the mask is part of the policy: SAC learns from what was executed
         if _init_setup_model:
@@ -100,6 +110,8 @@ class SQRL(SACLag):
 
     def _setup_safety(self) -> None:
         super()._setup_safety()
+        if self.use_sde:
+            raise ValueError("SQRL needs independent samples of the policy, use_sde=True makes all of a step alike")
         self.safety_buffer: CostStorage | None = None
         self._safety_env: VecEnv | None = None
         self.selector = RejectionSampling(self.safety_critic, self.limit, self.n_candidates, self._active_choice())
@@ -118,6 +130,8 @@ class SQRL(SACLag):
     ) -> Self:
         """Pre-train on an environment (algorithm 1), or the safety critic on offline data.
 
+        On an environment the phase lasts until ``finetune``: ``learn`` goes on with it.
+
         Args:
             source: an environment (or its ID), or ``Transitions``.
             steps: environment steps, or gradient steps on the offline data.
@@ -129,7 +143,8 @@ class SQRL(SACLag):
         if isinstance(source, Transitions):
             return super().pretrain(source, steps, check_env_id=check_env_id, progress=progress)
         self._enter("pretrain", source)
-        self._safety_env = self._copy_env() if safety_env is None else self._wrap_env(safety_env)
+        self._mask_start = self.num_timesteps + self.mask_from * steps
+        self._safety_env = self._copy_env() if safety_env is None else self._wrap_env(_made(safety_env))
         self._share_statistics()
         self._safety_env.seed(None if self.seed is None else self.seed + 1)
         self.pretraining_steps += steps
@@ -160,10 +175,20 @@ class SQRL(SACLag):
         return self.learn(steps, **{"reset_num_timesteps": False, **learn_kwargs})
 
     def _enter(self, phase: Literal["pretrain", "finetune"], env: Any) -> None:
+        before = self._vec_normalize_env
+        self.set_env(_made(env))
+        if before is not None:
+            self._keep_statistics(before)
         self.phase = phase
-        self.set_env(gym.make(env) if isinstance(env, str) else env)
         assert isinstance(self.selector, RejectionSampling)
         self.selector.choice = self._active_choice()
+
+    def _keep_statistics(self, before: VecNormalize) -> None:
+        """Policy and critic go on seeing observations as they were normalised."""
+        if self._vec_normalize_env is None:
+            raise ValueError("the model was trained under VecNormalize: wrap the new environment in one, too")
+        if self._vec_normalize_env is not before and before.norm_obs:
+            self._vec_normalize_env.obs_rms = copy.deepcopy(before.obs_rms)
 
     def _active_choice(self) -> Choice:
         return self.pretrain_choice if self.phase == "pretrain" else self.choice
@@ -171,7 +196,7 @@ class SQRL(SACLag):
     # ------------------------------------------------------------------ training
 
     def _select(self, observation: Any, proposed: Any, deterministic: bool, warm_up: bool) -> Any:
-        if self.phase == "pretrain" and self._progress() < self.mask_from:
+        if self.phase == "pretrain" and self.num_timesteps < self._mask_start:
             self.last_intervened = np.zeros(len(proposed), dtype=bool)
             return proposed
         return super()._select(observation, proposed, deterministic, warm_up)
@@ -207,6 +232,7 @@ class SQRL(SACLag):
         self.safety_violations += counts.violations
         for _ in range(self.safety_updates):
             self._risk_step()
+        self.logger.record("safety/critic_loss", float(np.mean(self._metrics["safety/critic_loss"] or [np.nan])))
         self.logger.record("safety/on_policy_steps", self.safety_steps)
         self.logger.record("safety/on_policy_violations", self.safety_violations)
 
@@ -229,3 +255,7 @@ class SQRL(SACLag):
             sample_union([self.replay_buffer], half, self._vec_normalize_env, self.positive_fraction),
             sample_union([self.safety_buffer], half, self._vec_normalize_env, self.positive_fraction),
         )
+
+
+def _made(env: Any) -> Any:
+    return gym.make(env) if isinstance(env, str) else env

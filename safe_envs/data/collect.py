@@ -91,14 +91,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("env_id", choices=sorted(COLLECTORS))
     parser.add_argument("--transitions", type=int, default=10_000, help="how many transitions to ask for")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minari", metavar="ID", help="store as this Minari data set, e.g. safe/nav1/constraint-v0")
+    parser.add_argument(
+        "--minari", metavar="ID", help="store as this Minari data set, e.g. safe/navigation1/constraint-v0"
+    )
     options = parser.parse_args(arguments)
-    data = collect_constraint_data(options.env_id, options.transitions, options.seed)
+    try:
+        data = collect_constraint_data(options.env_id, options.transitions, options.seed)
+    except ValueError as error:
+        parser.error(str(error))
     print(f"{options.env_id}: {len(data)} transitions, {data.n_violations} violations (seed {options.seed})")
     if options.minari:
         from safe_envs.data.storage import to_minari
 
-        to_minari(data, options.minari)
+        try:
+            to_minari(data, options.minari)
+        except ValueError as error:
+            parser.error(str(error))
         print(f"stored as Minari data set {options.minari}")
 
 

@@ -77,7 +77,7 @@ class DrunkSpiderTask(BatchedTask):
         if horizon < 1:
             raise ValueError(f"horizon must be >= 1, got {horizon}")
         base = _named_map(layout) if isinstance(layout, str) else layout
-        self.map = replace(base, start=start or base.start, goal=goal or base.goal)
+        self.map = replace(base, start=base.start if start is None else start, goal=base.goal if goal is None else goal)
         extent = self.map.extent
         obstacles = (*self.map.pits, *self.map.rim)
         self.scene = Scene(self.map.extent_with_rim, obstacles, self.map.start, self.map.goal, GOAL_RADIUS)

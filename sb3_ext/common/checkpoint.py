@@ -41,8 +41,7 @@ def readable(path: Any, what: str) -> Iterator[None]:
         if "spaces do not match" in str(error):  # the file is fine, the environment is another one
             raise
         raise ValueError(
-            f"{path} cannot be read as a saved {what}: {error} "
-            f"(expected a complete file written by {what}.save of this package)"
+            f"{path} cannot be read as {what}: {error} (expected a complete file that sb3_ext wrote as {what})"
         ) from error
 
 

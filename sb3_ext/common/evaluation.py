@@ -83,7 +83,8 @@ def evaluate_safely(
     """Run the deployed agent and count return, cost, violations, successes and interventions.
 
     Episodes are shared out over the environments beforehand, so that short episodes are not over-represented.
-    Rewards are reported as the environment gives them, also under ``VecNormalize``.
+    Rewards are reported as the environment gives them, also under ``VecNormalize``, whose statistics stay as they are.
+    The model's own training environment may be used: the model then starts a new episode when it learns on.
 
     Args:
         model: anything with SB3's ``predict``.
@@ -111,6 +112,22 @@ def evaluate_safely(
     if seed is not None:
         vec.seed(seed)
     normalizer = unwrap_vec_normalize(vec)
+    if normalizer is not None and normalizer.training:
+        normalizer.training = False
+        try:
+            return evaluate_safely(
+                model,
+                vec,
+                n_episodes,
+                deterministic=deterministic,
+                missing_cost=missing_cost,
+                seed=seed,
+                on_step=on_step,
+            )
+        finally:
+            normalizer.training = True
+    if getattr(model, "env", None) is vec:
+        model._last_obs = None  # else the next transition would lead from the last training episode into this one
     costs = EpisodeCosts(vec.num_envs, missing_cost=missing_cost)
     quota = np.array([(n_episodes + i) // vec.num_envs for i in range(vec.num_envs)])
     returns, interventions = np.zeros(vec.num_envs), np.zeros(vec.num_envs, dtype=int)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
 from sb3_ext.common.buffers import unscale_action
 from sb3_ext.common.checkpoint import readable
@@ -66,6 +67,7 @@ class ExportedFilter:
         recovery_policy: acts where the risk is too high.
         eps_risk: threshold, in the unit of the critic.
         statistics: of the observations, if the networks were trained on normalised ones.
+        observation_space: of the environment, where it differs from the networks' (images, channels last).
         env_id: where it was trained.
     """
 
@@ -76,26 +78,25 @@ class ExportedFilter:
         eps_risk: float,
         statistics: ObservationStatistics | None = None,
         env_id: str | None = None,
+        observation_space: spaces.Space[Any] | None = None,
     ) -> None:
         self.critic, self.recovery_policy = critic, recovery_policy
         self.eps_risk, self.statistics, self.env_id = eps_risk, statistics, env_id
+        self.observation_space = critic.observation_space if observation_space is None else observation_space
 
     @classmethod
     def from_model(cls, model: Any) -> ExportedFilter:
-        """The filter of a trained ``RecoveryRL`` model."""
+        """The filter of a ``RecoveryRL`` model as it is now; training the model further does not change it."""
         spec = None if model.env is None else model.env.get_attr("spec")[0]
         statistics = ObservationStatistics.from_env(model.get_vec_normalize_env())
-        return cls(model.safety_critic, model.recovery_policy, model.limit, statistics, spec.id if spec else None)
+        critic, recovery = copy.deepcopy((model.safety_critic, model.recovery_policy))
+        space = _raw_observation_space(model.env)
+        return cls(critic, recovery, model.limit, statistics, spec.id if spec else None, space)
 
     @property
     def kind(self) -> str:
         """``"probability"`` or ``"return"``."""
         return self.critic.kind
-
-    @property
-    def observation_space(self) -> spaces.Space[Any]:
-        """Of the environment it was trained in."""
-        return self.critic.observation_space
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -116,7 +117,8 @@ class ExportedFilter:
         """Write the filter; a file that is there already stays until the new one is complete."""
         data = {
             "format": FILTER_FORMAT, "eps_risk": self.eps_risk, "statistics": self.statistics, "env_id": self.env_id,
-            "recovery_config": self.recovery_policy.config, **_critic_data(self.critic),
+            "raw_observation_space": self.observation_space, "recovery_config": self.recovery_policy.config,
+            **_critic_data(self.critic),
         }  # fmt: skip
         _write(path, data, {"critic": self.critic.state_dict(), "recovery": self.recovery_policy.state_dict()})
 
@@ -135,7 +137,17 @@ def load_filter(path: str | Path) -> ExportedFilter:
     critic = _build_critic(data, params)
     recovery = RecoveryActor(data["observation_space"], data["action_space"], **data["recovery_config"])
     recovery.load_state_dict(params["recovery"])
-    return ExportedFilter(critic, recovery, data["eps_risk"], data["statistics"], data["env_id"])
+    space = data["raw_observation_space"]
+    return ExportedFilter(critic, recovery, data["eps_risk"], data["statistics"], data["env_id"], space)
+
+
+def _raw_observation_space(env: VecEnv | None) -> spaces.Space[Any] | None:
+    """The space below SB3's transposition of images; None if there is none."""
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecTransposeImage):
+            return env.venv.observation_space
+        env = env.venv
+    return None
 
 
 def pretrained_filter(env_id: str) -> ExportedFilter:

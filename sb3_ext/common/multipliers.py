@@ -62,7 +62,7 @@ class GradientMultiplier(Multiplier):
     def __init__(
         self,
         value: float = 1.0,
-        learning_rate: float = 3e-5,
+        learning_rate: float = 1e-3,
         space: Literal["log", "linear"] = "log",
         optimizer: Literal["adam", "sgd"] = "adam",
         max_value: float = 1e6,

@@ -35,6 +35,10 @@ MissingCost = Literal["raise", "zero"]
 class SafeOffPolicy(OffPolicyAlgorithm):
     """Mixin for off-policy bases with Box actions; it comes before the base in the list of parents.
 
+    ``info`` of a step gets the proposed and the executed action and whether the filter intervened after callbacks have
+    seen it: a callback reads ``model.last_intervened``. An episode that a callback stops the training with is not in
+    ``n_episodes``, because SB3 drops that step.
+
     A subclass lists its stateful ``parts`` (attributes that are modules, perhaps with an ``optimizer``), builds
     them in ``_setup_safety`` and may set ``selector``. Everything else, saving included, follows from that.
     """
@@ -155,7 +159,10 @@ class SafeOffPolicy(OffPolicyAlgorithm):
                 return uniform, th.zeros(uniform.shape[:2], device=self.device)
             return self._propose(obs, n)
 
-        with th.no_grad():
+        # Deterministic means that asking twice gives the same: candidates then come from a stream of their own.
+        with th.no_grad(), th.random.fork_rng(enabled=deterministic):
+            if deterministic:
+                th.manual_seed(0)
             executed, refused = self.selector.select(obs, actions, propose, deterministic)
         self.last_intervened = refused.cpu().numpy()
         return executed.cpu().numpy().reshape(proposed.shape)

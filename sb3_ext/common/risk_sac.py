@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
@@ -36,7 +37,7 @@ class RiskSAC(SafeSAC):
         cost_limit: limit on the episode's undiscounted cost.
         episode_length: steps of an episode, to convert ``cost_limit``; None: ``max_episode_steps`` of the environment.
         gamma_risk: discount of the risk; None: 0.8 for a probability, 0.99 for a cost.
-        risk_kwargs: further arguments of ``SafetyCritic``.
+        risk_kwargs: further arguments of ``SafetyCritic`` (its ``tau`` is 2e-4 for a probability, 0.005 for a cost).
         scale_inputs: standardise the critic's inputs by the offline data in ``pretrain``.
         online_updates: train the safety critic during ``learn`` (one update a gradient step).
         composite: next actions of the risk target come from the filtered policy, as the papers define the
@@ -89,17 +90,18 @@ class RiskSAC(SafeSAC):
             )
         self.scale_inputs, self.online_updates, self.composite = scale_inputs, online_updates, composite
         self.offline_buffer: CostStorage | None = None
-        self.pretraining_steps = 0
+        self.pretraining_steps = self.n_offline = 0
         super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
         if _init_setup_model:
             self._setup_model()
 
     def _setup_safety(self) -> None:
-        kind = "probability" if self.cost_limit is None else "return"
+        # Probabilities keep Recovery RL's slow target; sums of costs over hundreds of steps would never arrive with it.
+        kind, tau = ("probability", 2e-4) if self.cost_limit is None else ("return", 0.005)
         self.safety_critic = SafetyCritic(
             self.observation_space,
             self.action_space,
-            **{"kind": kind, "gamma_risk": self.gamma_risk, **self.risk_kwargs},
+            **{"kind": kind, "gamma_risk": self.gamma_risk, "tau": tau, **self.risk_kwargs},
         ).to(self.device)
         self.offline_buffer = None
         self.limit = self._resolve_limit()
@@ -140,6 +142,10 @@ class RiskSAC(SafeSAC):
         Raises:
             ValueError: if the data come from another environment, do not fit its spaces, or ``steps`` is negative.
         """
+        if not isinstance(dataset, Transitions):
+            raise TypeError(
+                f"pretrain needs Transitions (safe_envs.collect_constraint_data makes some), got {dataset!r}"
+            )
         if steps < 0:
             raise ValueError(f"steps must be >= 0, got {steps}")
         if check_env_id:
@@ -152,7 +158,25 @@ class RiskSAC(SafeSAC):
             if progress is not None:
                 progress(step + 1, steps)
         self.pretraining_steps += steps
+        self.n_offline = len(dataset)
         return self
+
+    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
+        """SB3's ``learn``; warns where the safety critic lacks what it should know."""
+        name = type(self).__name__
+        if self.selector is not None and self.pretraining_steps == 0 and self.num_timesteps == 0:
+            warnings.warn(
+                f"{name} starts with an untrained safety critic, so that its filter is random: "
+                "call pretrain(dataset) first, or expect violations",
+                stacklevel=2,
+            )
+        if self.n_offline and self.offline_buffer is None and self.online_updates:
+            warnings.warn(
+                f"the {self.n_offline} offline transitions are not part of a saved model: "
+                "call pretrain(dataset, steps=0) to train on with them, or use save_checkpoint",
+                stacklevel=2,
+            )
+        return super().learn(total_timesteps, *args, **kwargs)
 
     def _check_origin(self, dataset: Transitions) -> None:
         spec = None if self.env is None else self.env.get_attr("spec")[0]

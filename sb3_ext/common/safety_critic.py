@@ -13,7 +13,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -142,7 +142,7 @@ class SafetyCritic(nn.Module):
         features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        _validate(action_space, kind, gamma_risk, loss)
+        _validate(action_space, kind, gamma_risk, loss, tau, n_critics)
         self.config: dict[str, Any] = dict(
             kind=kind, gamma_risk=gamma_risk, net_arch=tuple(net_arch), n_critics=n_critics,
             learning_rate=learning_rate, tau=tau, loss=loss,
@@ -241,12 +241,17 @@ class SafetyCritic(nn.Module):
 
     def tensors(self, obs: Any) -> Any:
         """Batched NumPy observations as tensors on the critic's device."""
-        if isinstance(obs, dict):
-            return {key: th.as_tensor(np.asarray(part), device=self.device) for key, part in obs.items()}
-        return th.as_tensor(np.asarray(obs), device=self.device)
+        return _as_tensors(obs, self.observation_space, self.device)
 
     def _activate(self, outputs: th.Tensor) -> th.Tensor:
         return th.sigmoid(outputs) if self.kind == "probability" else outputs
+
+
+def _as_tensors(obs: Any, space: spaces.Space[Any], device: th.device) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _as_tensors(obs[key], part, device) for key, part in space.spaces.items()}
+    # Environments give images with their channels last, networks take them first; predict does the same.
+    return th.as_tensor(maybe_transpose(np.asarray(obs), space), device=device)
 
 
 @contextlib.contextmanager
@@ -259,7 +264,13 @@ def frozen(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
-def _validate(action_space: spaces.Space[Any], kind: str, gamma_risk: float, loss: str) -> None:
+def _validate(
+    action_space: spaces.Space[Any], kind: str, gamma_risk: float, loss: str, tau: float, n_critics: int
+) -> None:
+    if not 0.0 < tau <= 1.0:
+        raise ValueError(f"tau must be in (0, 1], got {tau}")
+    if n_critics < 1:
+        raise ValueError(f"n_critics must be >= 1, got {n_critics}")
     if not isinstance(action_space, spaces.Box):
         raise ValueError(f"a SafetyCritic needs a Box action space, got {action_space}; for Discrete see ActionMask")
     if kind not in ("probability", "return"):

@@ -74,29 +74,31 @@ class RejectionSampling:
     def select(
         self, obs: Any, proposed: th.Tensor, propose: Propose, deterministic: bool
     ) -> tuple[th.Tensor, th.Tensor]:
-        """See ``ActionSelector``; with ``deterministic`` a safe proposed action is always kept."""
+        """See ``ActionSelector``; ``deterministic`` keeps a safe proposal, else takes the densest safe candidate."""
         refused = self.critic(obs, proposed).squeeze(1) > self.eps_risk
         keep_proposed = deterministic or self.choice == "policy"
         if keep_proposed and not refused.any():
             return proposed, refused
         candidates, log_density = propose(self.n_candidates)
-        chosen = self._choose(obs, candidates, log_density)
+        chosen = self._choose(obs, candidates, log_density, deterministic)
         if keep_proposed:
             chosen = th.where(refused.unsqueeze(1), chosen, proposed)
         return chosen, refused
 
-    def _choose(self, obs: Any, candidates: th.Tensor, log_density: th.Tensor) -> th.Tensor:
+    def _choose(
+        self, obs: Any, candidates: th.Tensor, log_density: th.Tensor, deterministic: bool = False
+    ) -> th.Tensor:
         n, n_obs = candidates.shape[:2]
         risk = self.critic(_repeat(obs, n), candidates.flatten(0, 1)).reshape(n, n_obs)
         scores = {
             "policy": th.zeros_like(risk),
             "density": log_density,
             "risky": th.log(risk.clamp_min(1e-12)) * 1e6,  # so steep that the riskiest safe candidate wins
-        }[self.choice]
+        }["density" if deterministic else self.choice]
         scores = scores.masked_fill(risk > self.eps_risk, -th.inf)
         none_safe = (risk > self.eps_risk).all(dim=0)
         scores[:, none_safe] = 0.0
-        index = th.multinomial(th.softmax(scores, dim=0).T, 1).squeeze(1)
+        index = scores.argmax(dim=0) if deterministic else th.multinomial(th.softmax(scores, dim=0).T, 1).squeeze(1)
         index = th.where(none_safe, risk.argmin(dim=0), index)
         return candidates[index, th.arange(n_obs)]
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION, RISK
+from safe_wrappers.recovery import resolve_filter
 from safe_wrappers.risk import RecoveryFunction, RiskFunction, RiskKind, check_eps_risk, filter_actions
 
 
@@ -151,15 +152,15 @@ class VecRecoveryFilter(VecEnvWrapper):
 
     @classmethod
     def from_model(cls, venv: VecEnv, model: Any, eps_risk: float | None = None) -> VecRecoveryFilter:
-        """With the filter of a trained ``RecoveryRL``, or of ``load_filter``; it takes raw observations.
+        """With the filter of a trained ``RecoveryRL`` or of a file (its path); it takes raw observations.
 
         Raises:
-            ValueError: if ``venv`` normalises its observations.
+            ValueError: if ``venv`` normalises its observations, or the filter was made for other spaces.
         """
         normalizer = unwrap_vec_normalize(venv)
         if normalizer is not None and normalizer.norm_obs:
             raise ValueError("the filter takes raw observations: put VecNormalize around VecRecoveryFilter, not inside")
-        model = model.as_filter() if hasattr(model, "as_filter") else model
+        model = resolve_filter(model, venv.observation_space, venv.action_space)
         eps_risk = model.eps_risk if eps_risk is None else eps_risk
         return cls(venv, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
 

@@ -10,7 +10,7 @@ import pytest
 
 from safe_bench import cli
 from safe_bench.protocols import PROTOCOLS
-from safe_bench.runs import RunFolder, write_json
+from safe_bench.runs import BEGUN, RunError, RunFolder, read_json, write_json
 
 
 def test_list_names_every_protocol(capsys, monkeypatch):
@@ -27,6 +27,7 @@ def test_list_names_every_protocol(capsys, monkeypatch):
         (["run", "recovery-rl/navigation1", "--methods", "lr", "magic"], "'magic'"),
         (["run", "recovery-rl/navigation1", "--preset", "huge"], "'huge'"),
         (["run", "recovery-rl/navigation1", "--jobs", "0", "--out", "OUT"], "--jobs"),
+        (["run", "recovery-rl/navigation1", "--seeds", "-1", "--out", "OUT"], "--seeds"),
         (["report", "recovery-rl/navigation1", "--out", "OUT"], "no finished run"),
     ],
 )
@@ -34,6 +35,21 @@ def test_bad_arguments_are_named(arguments, message, capsys, tmp_path):
     arguments = [str(tmp_path) if part == "OUT" else part for part in arguments]
     assert cli.main(arguments) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_which_nothing_has_begun_can_be_used_for_another_preset(tmp_path):
+    folder = RunFolder.of(tmp_path, "recovery-rl/navigation1", "unconstrained", 0)
+    write_json(folder.path / "config.json", {"preset": "paper"})
+    folder.check({"preset": "quick"})
+
+
+def test_one_folder_is_run_by_one_process_at_a_time(tmp_path):
+    folder = RunFolder.of(tmp_path, "recovery-rl/navigation1", "unconstrained", 0)
+    with folder.claimed({}), pytest.raises(RunError, match="another process"), folder.claimed({}):
+        pass
+    with folder.claimed({}):
+        assert read_json(folder.path / "config.json") == {}
 
 
 def test_an_output_folder_that_cannot_be_written_to_is_named(capsys, tmp_path):
@@ -47,6 +63,7 @@ def test_an_output_folder_that_cannot_be_written_to_is_named(capsys, tmp_path):
 def test_a_foreign_run_folder_is_refused_before_anything_runs(capsys, tmp_path):
     folder = RunFolder.of(tmp_path, "recovery-rl/navigation1", "unconstrained", 0)
     write_json(folder.path / "config.json", {"protocol": "something else"})
+    write_json(folder.path / BEGUN, [])
     arguments = ["run", "recovery-rl/navigation1", "--methods", "unconstrained", "--seeds", "0", "--out", str(tmp_path)]
     assert cli.main(arguments) == 2
     assert str(folder.path) in capsys.readouterr().err

@@ -28,7 +28,7 @@ def add_run(out: Path, protocol: str, method: str, seed: int, successes: int, vi
     """A finished run whose last stage has so many successes and violations in ``n`` episodes of 10 steps."""
     config = run_config(get_protocol(protocol), preset, method, seed)
     folder = RunFolder.of(out, protocol, method, seed)
-    folder.claim(config)
+    write_json(folder.path / "config.json", config)
     rows = []
     for index, stage in enumerate(config["budget"]["stages"]):
         for episode in range(n):
