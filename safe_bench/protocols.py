@@ -203,9 +203,9 @@ def _recovery_rl(name: str, env_id: str, title: str, **values: float) -> Protoco
 def _demo() -> Protocol:
     """Two methods on Navigation 2, small enough to watch.
 
-    Three settings of Recovery RL are not the published ones; they were chosen on tuning seed 100, and docs/results.md
-    says what they change: standardised inputs of safety critic and recovery policy, a target rate of 0.005, and next actions
-    of the filtered policy in the risk's target (the paper's definition).
+    Three settings of Recovery RL are not the published ones: standardised inputs of safety critic and recovery policy,
+    a target rate of 0.005, and next actions of the filtered policy in the risk's target (the paper's definition). They
+    were chosen on tuning seed 100; docs/results.md says what they change.
     """
     full = _recovery_rl(
         "recovery-rl/demo", "safe/Navigation2-v0", "Demo: Recovery RL against plain SAC on Navigation 2",
