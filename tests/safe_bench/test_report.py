@@ -188,11 +188,11 @@ class TestGaps:
     def test_warnings(self, tmp_path):
         add_run(tmp_path, NAVIGATION, "recovery-rl", 0, 10, 0)
         add_run(tmp_path, NAVIGATION, "recovery-rl", 1, 10, 0, commit="def-dirty")
-        add_run(tmp_path, NAVIGATION, "lr", 0, 5, 4, preset="demo")
+        add_run(tmp_path, NAVIGATION, "lr", 0, 5, 4, preset="paper")
         unfinished = add_run(tmp_path, NAVIGATION, "rp", 3, 5, 4)
         (unfinished.path / "summary.json").unlink()
         page = "".join(read_page(write_report(tmp_path, NAVIGATION)).text)
-        assert "different presets: demo; quick" in page
+        assert "different presets: paper; quick" in page
         assert "different commits: abc; def-dirty" in page
         assert "1 of 3 runs come from a working tree with uncommitted changes" in page
         assert "LR has no finished run of seed 1" in page
