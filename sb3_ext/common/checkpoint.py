@@ -69,7 +69,7 @@ def save(model: Any, folder: str | Path) -> None:
 
 
 def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str) -> Any:
-    """Read the checkpoint that ``folder`` points to; see ``SafeOffPolicy.load_checkpoint``."""
+    """Read the checkpoint that ``folder`` points to; see ``SafeAlgorithm.load_checkpoint``."""
     pointer = Path(folder) / POINTER
     if not pointer.is_file():
         raise ValueError(
@@ -90,7 +90,7 @@ def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str) 
     for name, buffer in buffers.items():
         if buffer is not None:
             setattr(model, name, buffer)
-    if isinstance(model.replay_buffer, HerReplayBuffer):
+    if isinstance(getattr(model, "replay_buffer", None), HerReplayBuffer):
         model.replay_buffer.set_env(model.env)
     model._costs = state["costs"]
     if env is not None:

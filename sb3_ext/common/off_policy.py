@@ -1,12 +1,11 @@
-"""What SafeSAC and SafeTD3 share: cost buffers, two actions, filtered ``predict``, parts, saving, cost logs."""
+"""What SafeSAC and SafeTD3 share: cost buffers, two actions, filtered ``predict``, interventions."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -16,8 +15,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
 
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION
-from safe_wrappers.monitor import EpisodeCosts
-from sb3_ext.common import checkpoint
 from sb3_ext.common.buffers import (
     CostDictReplayBuffer,
     CostHerReplayBuffer,
@@ -26,32 +23,28 @@ from sb3_ext.common.buffers import (
     scale_action,
     unscale_action,
 )
-from sb3_ext.common.files import atomic_path
+from sb3_ext.common.safe_algorithm import MissingCost, SafeAlgorithm
 from sb3_ext.common.selectors import ActionSelector
 
-MissingCost = Literal["raise", "zero"]
 
-
-class SafeOffPolicy(OffPolicyAlgorithm):
+class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     """Mixin for off-policy bases with Box actions; it comes before the base in the list of parents.
 
     ``info`` of a step gets the proposed and the executed action and whether the filter intervened after callbacks have
     seen it: a callback reads ``model.last_intervened``. An episode that a callback stops the training with is not in
     ``n_episodes``, because SB3 drops that step.
 
-    A subclass lists its stateful ``parts`` (attributes that are modules, perhaps with an ``optimizer``), builds
-    them in ``_setup_safety`` and may set ``selector``. Everything else, saving included, follows from that.
+    A subclass lists its stateful ``parts``, builds them in ``_setup_safety`` and may set ``selector``. Everything
+    else follows from that.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ()
     uses_cost: ClassVar[bool] = True
     transient: ClassVar[tuple[str, ...]] = (
-        "selector", "last_intervened", "_selection", "_proposing", "_costs", "_metrics",
+        *SafeAlgorithm.transient, "selector", "last_intervened", "_selection", "_proposing", "_metrics",
     )  # fmt: skip
 
     selector: ActionSelector | None
     relabel: bool
-    missing_cost: MissingCost
     optimize: Literal["sb3", "fused"]
 
     def __init__(
@@ -64,14 +57,10 @@ class SafeOffPolicy(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        if missing_cost not in ("raise", "zero"):
-            raise ValueError(f"missing_cost must be 'raise' or 'zero', got {missing_cost!r}")
+        self._start_counting(missing_cost)
         if optimize not in ("sb3", "fused"):
             raise ValueError(f"optimize must be 'sb3' or 'fused', got {optimize!r}")
-        self.missing_cost, self.optimize, self.relabel = missing_cost, optimize, True
-        self.algorithm = type(self).__name__
-        self.n_episodes = self.n_violating_episodes = self.n_interventions = 0
-        self.ep_cost_buffer: deque[float] = deque(maxlen=100)
+        self.optimize, self.relabel, self.n_interventions = optimize, True, 0
         try:
             super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         except AssertionError as error:
@@ -97,13 +86,7 @@ class SafeOffPolicy(OffPolicyAlgorithm):
         self._selection: tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]] | None = None
         self._proposing = False
         self._metrics: defaultdict[str, list[float]] = defaultdict(list)
-        self._costs = EpisodeCosts(self.n_envs, missing_cost=self.missing_cost if self.uses_cost else "zero")
-        # A fork leaves SB3's own random stream as it is: with inert parts training equals SB3's bit for bit.
-        with th.random.fork_rng():
-            self._setup_safety()
-
-    def _setup_safety(self) -> None:
-        """Build the parts, from attributes only (it is called again by ``load``)."""
+        self._build_parts(self.missing_cost if self.uses_cost else "zero")
 
     def _choose_buffer(self) -> None:
         if self.n_steps > 1:
@@ -202,13 +185,6 @@ class SafeOffPolicy(OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------ bookkeeping
 
-    def _setup_learn(
-        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
-    ) -> Any:
-        if reset_num_timesteps or self._last_obs is None:  # SB3 starts new episodes then
-            self._costs.reset()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
-
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         if self._selection is not None:
             # Not last_intervened: a callback may have called predict since, SafeEvalCallback does.
@@ -219,19 +195,11 @@ class SafeOffPolicy(OffPolicyAlgorithm):
                 info[INTERVENED] = bool(intervened[i]) or bool(info.get(INTERVENED, False))
             self._selection = None
         super()._update_info_buffer(infos, dones)
-        if dones is None:
-            dones = np.zeros(len(infos), dtype=bool)
         self.n_interventions += sum(bool(info.get(INTERVENED, False)) for info in infos)
-        for episode in self._costs.add(infos, dones):
-            self.n_episodes += 1
-            self.n_violating_episodes += int(episode["violations"] > 0)
-            self.ep_cost_buffer.append(episode["cost"])
 
     def dump_logs(self) -> None:
         """Write SB3's logs and the costs."""
-        if self.ep_cost_buffer:
-            self.logger.record("rollout/ep_cost_mean", float(np.mean(self.ep_cost_buffer)))
-        self.logger.record("safety/violating_episodes", self.n_violating_episodes)
+        self._record_costs()
         if self.selector is not None:
             self.logger.record("safety/intervention_rate", self.n_interventions / max(self.num_timesteps, 1))
         super().dump_logs()
@@ -241,67 +209,3 @@ class SafeOffPolicy(OffPolicyAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key, values in self._metrics.items():
             self.logger.record(key, float(np.mean(values)))
-
-    # ------------------------------------------------------------------ saving
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *self.parts, *self.transient]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        for part in self.parts:
-            module = getattr(self, part)
-            if module is not None:
-                state_dicts = [*state_dicts, part]
-                if hasattr(module, "optimizer"):
-                    state_dicts = [*state_dicts, f"{part}.optimizer"]
-        return state_dicts, tensors
-
-    def save(
-        self,
-        path: Any,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """SB3's ``save``, but a file that is there already stays as it is until the new one is complete."""
-        if not isinstance(path, str | Path):
-            super().save(path, exclude, include)
-            return
-        path = Path(path)
-        with atomic_path(path if path.suffix else path.with_suffix(".zip")) as temporary:
-            super().save(temporary, exclude, include)
-
-    @classmethod
-    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
-        """SB3's ``load``.
-
-        Raises:
-            ValueError: if the file is truncated, no SB3 model, or a model of another class.
-        """
-        with checkpoint.readable(path, cls.__name__):
-            model = super().load(path, env, *args, **kwargs)
-            if model.algorithm != cls.__name__:  # parts of the same names and shapes would fit by accident
-                raise ValueError(f"it holds a {model.algorithm}")
-            return model
-
-    def save_checkpoint(self, folder: str | Path) -> None:
-        """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.
-
-        The folder holds the model, the buffers, the environments (where they can be copied; otherwise this run and
-        the continued one both reset them here) and all random states.
-        """
-        checkpoint.save(self, folder)
-
-    @classmethod
-    def load_checkpoint(cls, folder: str | Path, env: Any = None, device: th.device | str = "auto") -> Self:
-        """Continue from ``save_checkpoint``: call ``learn(..., reset_num_timesteps=False)`` on the result.
-
-        Args:
-            folder: where the checkpoint was written.
-            env: needed only where the environments could not be copied into the checkpoint.
-            device: where to put the model.
-
-        Raises:
-            ValueError: if there is no complete checkpoint, or ``env`` is needed and missing.
-        """
-        return checkpoint.load(cls, folder, env, device)

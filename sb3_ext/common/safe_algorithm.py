@@ -1,0 +1,145 @@
+"""What all algorithms share: the costs of episodes are counted, parts are saved and loaded, runs are continued."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
+
+from safe_wrappers.info import check_missing_cost
+from safe_wrappers.monitor import EpisodeCosts
+from sb3_ext.common import checkpoint
+from sb3_ext.common.files import atomic_path
+
+MissingCost = Literal["raise", "zero"]
+
+
+class SafeAlgorithm(BaseAlgorithm):
+    """Mixin before an SB3 algorithm.
+
+    A subclass lists its stateful ``parts`` (attributes that are modules, or a ``ModuleDict`` of modules, perhaps with
+    an ``optimizer``) and builds them in ``_setup_safety``. Saving and loading follow from that.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    transient: ClassVar[tuple[str, ...]] = ("_costs",)
+
+    missing_cost: MissingCost
+
+    def _start_counting(self, missing_cost: MissingCost) -> None:
+        """To be called first in the constructor."""
+        check_missing_cost(missing_cost)
+        self.missing_cost = missing_cost
+        self.algorithm = type(self).__name__
+        self.n_episodes = self.n_violating_episodes = 0
+        self.ep_cost_buffer: deque[float] = deque(maxlen=100)
+
+    def _build_parts(self, missing_cost: str) -> None:
+        """To be called at the end of ``_setup_model``."""
+        self._costs = EpisodeCosts(self.n_envs, missing_cost=missing_cost)
+        # A fork leaves SB3's own random stream as it is: with inert parts training equals SB3's bit for bit.
+        with th.random.fork_rng():
+            self._setup_safety()
+
+    def _setup_safety(self) -> None:
+        """Build the parts, from attributes only (it is called again by ``load``)."""
+
+    # ------------------------------------------------------------------ costs of episodes
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> Any:
+        if reset_num_timesteps or self._last_obs is None:  # SB3 starts new episodes then
+            self._costs.reset()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        for episode in self._costs.add(infos, np.zeros(len(infos), dtype=bool) if dones is None else dones):
+            self.n_episodes += 1
+            self.n_violating_episodes += int(episode["violations"] > 0)
+            self.ep_cost_buffer.append(episode["cost"])
+
+    def _record_costs(self) -> None:
+        """Add the costs of episodes to the logs that are about to be written."""
+        if self.ep_cost_buffer:
+            self.logger.record("rollout/ep_cost_mean", float(np.mean(self.ep_cost_buffer)))
+        self.logger.record("safety/violating_episodes", self.n_violating_episodes)
+
+    # ------------------------------------------------------------------ saving
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """The parts that there are, by the names under which SB3 saves them."""
+        for part in self.parts:
+            module = getattr(self, part)
+            if isinstance(module, nn.ModuleDict):
+                yield from ((f"{part}.{key}", member) for key, member in module.items())
+            elif module is not None:
+                yield part, module
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *self.parts, *self.transient]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        for name, module in self._modules():
+            state_dicts = [*state_dicts, name]
+            if hasattr(module, "optimizer"):
+                state_dicts = [*state_dicts, f"{name}.optimizer"]
+        return state_dicts, tensors
+
+    def save(
+        self,
+        path: Any,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """SB3's ``save``, but a file that is there already stays as it is until the new one is complete."""
+        if not isinstance(path, str | Path):
+            super().save(path, exclude, include)
+            return
+        path = Path(path)
+        with atomic_path(path if path.suffix else path.with_suffix(".zip")) as temporary:
+            super().save(temporary, exclude, include)
+
+    @classmethod
+    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
+        """SB3's ``load``.
+
+        Raises:
+            ValueError: if the file is truncated, no SB3 model, or a model of another class.
+        """
+        with checkpoint.readable(path, cls.__name__):
+            model = super().load(path, env, *args, **kwargs)
+            if model.algorithm != cls.__name__:  # parts of the same names and shapes would fit by accident
+                raise ValueError(f"it holds a {model.algorithm}")
+            return model
+
+    def save_checkpoint(self, folder: str | Path) -> None:
+        """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.
+
+        The folder holds the model, the buffers, the environments (where they can be copied; otherwise this run and
+        the continued one both reset them here) and all random states.
+        """
+        checkpoint.save(self, folder)
+
+    @classmethod
+    def load_checkpoint(cls, folder: str | Path, env: Any = None, device: th.device | str = "auto") -> Self:
+        """Continue from ``save_checkpoint``: call ``learn(..., reset_num_timesteps=False)`` on the result.
+
+        Args:
+            folder: where the checkpoint was written.
+            env: needed only where the environments could not be copied into the checkpoint.
+            device: where to put the model.
+
+        Raises:
+            ValueError: if there is no complete checkpoint, or ``env`` is needed and missing.
+        """
+        return checkpoint.load(cls, folder, env, device)
