@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,33 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from stable_baselines3.common.vec_env import DummyVecEnv
 
-from safe_bench.protocols import Method, Stage
+from safe_bench.environments import evaluation_env, make_env
+from safe_bench.protocols import Stage
 from safe_bench.runs import write_json
 from safe_wrappers.info import INTERVENED, SUCCESS, VIOLATION
 from sb3_ext.common.evaluation import evaluate_safely
 
 N_TRAJECTORIES, N_CALIBRATION, MAP_COLUMNS, N_BINS = 5, 30, 60, 10
+GIF_FRAMES, GIF_HEIGHT = 200, 360
 
 
-def record_figures(folder: Path, model: Any, stage: Stage, method: Method, seed: int) -> None:
-    """Write ``figures.json`` and ``episode.gif``; what a method has no data for is left out."""
-    trajectories = _trajectories(model, stage, seed)
-    figures: dict[str, Any] = {"trajectories": trajectories}
-    if hasattr(model, "risk"):
-        figures["calibration"] = calibration(model, stage, seed)
-        figures["risk_map"] = risk_map(model, stage)
-    write_json(folder / "figures.json", figures)
-    save_gif(folder / "episode.gif", model, stage, seed)
-
-
-def _make(stage: Stage, render_mode: str | None = None) -> gym.Env:
-    return gym.make(stage.env_id, render_mode=render_mode, **stage.env_kwargs)
+def record_figures(folder: Path, model: Any, stage: Stage, seed: int) -> None:
+    """Write ``figures.json`` (of planar tasks) and ``episode.gif``; what there is no data for is left out."""
+    if scene_of(stage) is not None:
+        figures: dict[str, Any] = {"trajectories": _trajectories(model, stage, seed)}
+        if hasattr(model, "risk"):
+            figures["calibration"] = calibration(model, stage, seed)
+            figures["risk_map"] = risk_map(model, stage)
+        write_json(folder / "figures.json", figures)
+    try:
+        save_gif(folder / "episode.gif", model, stage, seed)
+    except Exception as error:  # renderers fail in ways of their own; hours of training do not depend on them
+        warnings.warn(f"no animation in {folder}: {error}", stacklevel=2)
 
 
 def _trajectories(model: Any, stage: Stage, seed: int) -> list[dict[str, Any]]:
-    env = _make(stage)
+    env = make_env(stage)
     episodes: list[dict[str, Any]] = []
     for index in range(N_TRAJECTORIES):
         obs, _ = env.reset(seed=seed + index)
@@ -84,7 +85,7 @@ def calibration(model: Any, stage: Stage, seed: int) -> dict[str, Any]:
 
     evaluate_safely(
         model.policy,
-        DummyVecEnv([lambda: _make(stage)]),
+        evaluation_env(stage, model),
         N_CALIBRATION,
         deterministic=False,
         seed=seed,
@@ -119,25 +120,34 @@ def risk_map(model: Any, stage: Stage) -> dict[str, Any]:
 
 
 def scene_of(stage: Stage) -> Any:
-    """The planar scene of a stage's environment."""
-    env = _make(stage)
-    scene = env.get_wrapper_attr("scene")
+    """The planar scene of a stage's environment; None if it has none."""
+    env = make_env(stage)
+    scene = env.get_wrapper_attr("scene") if env.has_wrapper_attr("scene") else None
     env.close()
     return scene
 
 
-def save_gif(path: Path, model: Any, stage: Stage, seed: int, max_frames: int = 200) -> None:
-    """One deterministic episode as a GIF."""
-    env = _make(stage, render_mode="rgb_array")
+def save_gif(path: Path, model: Any, stage: Stage, seed: int) -> None:
+    """One deterministic episode as a GIF of about ``GIF_FRAMES`` frames at most, its last state included."""
+    env, statistics = make_env(stage, render_mode="rgb_array"), model.get_vec_normalize_env()
     obs, _ = env.reset(seed=seed)
-    frames, done = [env.render()], False
-    while not done and len(frames) < max_frames:
-        action, _ = model.predict(obs, deterministic=True)
+    frames, done, steps = [_shrunk(env.render())], False, 0
+    every = -(-_horizon(stage) // GIF_FRAMES)
+    while not done:
+        action, _ = model.predict(obs if statistics is None else statistics.normalize_obs(obs), deterministic=True)
         obs, _, terminated, truncated, _ = env.step(action)
-        frames.append(env.render())
-        done = terminated or truncated
+        done, steps = terminated or truncated, steps + 1
+        if done or steps % every == 0:
+            frames.append(_shrunk(env.render()))
     env.close()
-    images = [
-        Image.fromarray(np.asarray(frame)).convert("P", palette=Image.Palette.ADAPTIVE, colors=32) for frame in frames
-    ]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=60, loop=0)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=60, loop=0)
+
+
+def _horizon(stage: Stage) -> int:
+    return gym.spec(stage.env_id).max_episode_steps or GIF_FRAMES
+
+
+def _shrunk(frame: Any) -> Image.Image:
+    image = Image.fromarray(np.asarray(frame))
+    image.thumbnail((image.width, GIF_HEIGHT))
+    return image.convert("P", palette=Image.Palette.ADAPTIVE, colors=32)

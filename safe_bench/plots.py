@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from safe_bench import metrics, results
 from safe_bench.results import EpisodeCurve, MethodResults, Results
@@ -78,24 +79,45 @@ def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> No
 # ---------------------------------------------------------------------- curves
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One curve plot: its title, what it shows of a run's episodes, and what may be drawn with it."""
+
+    title: str
+    measure: EpisodeCurve
+    may_be_log: bool = False
+    limit: float | None = None
+
+
 def learning_curves(found: Results, methods: Sequence[MethodResults]) -> Figure:
-    """Cumulative successes and violations, their ratio, and the return of the last stage, with bands over seeds."""
+    """What the protocol is about, while learning the last stage, with bands over seeds."""
     stage = found.stages[-1]["name"]
-    window = found.window(stage)
-    panels: list[tuple[str, EpisodeCurve]] = [
-        ("Successes so far", lambda episodes: np.cumsum(episodes["success"])),
-        ("Violations so far", lambda episodes: np.cumsum(episodes["violation"])),
-        ("Ratio (S + 1) / (V + 1)", lambda e: metrics.ratio_curve(e["success"], e["violation"])),
-        (f"Return, mean of {window} episodes", lambda e: metrics.trailing_mean(e["return"], window)),
-    ]
-    figure = new_figure(9.2, 6.4)
-    for axes, (title, measure) in zip(subplots(figure, 2, 2), panels, strict=True):
-        set_title(axes, title)
-        _draw_curves(axes, found, methods, measure, stage)
-        if measure is panels[2][1]:
+    panels = _panels(found, found.window(stage))
+    figure = new_figure(9.2, 3.2 * len(panels) / 2)
+    for axes, panel in zip(subplots(figure, len(panels) // 2, 2), panels, strict=True):
+        set_title(axes, panel.title)
+        _draw_curves(axes, found, methods, panel.measure, stage)
+        if panel.may_be_log:
             _log_if_wide(axes)
+        if panel.limit is not None:
+            _draw_limit(axes, panel.limit, "y")
     legend_below(figure, _handles(found, methods))
     return figure
+
+
+def _panels(found: Results, window: int) -> list[Panel]:
+    mean = f"mean of {window} episodes"
+    episode_return = Panel(f"Return, {mean}", lambda e: metrics.trailing_mean(e["return"], window))
+    limit = found.protocol.cost_limit
+    if limit is not None:
+        title = f"Cost, {mean} (dotted: the limit {limit:g})"
+        return [episode_return, Panel(title, lambda e: metrics.trailing_mean(e["cost"], window), limit=limit)]
+    return [
+        Panel("Successes so far", lambda episodes: np.cumsum(episodes["success"])),
+        Panel("Violations so far", lambda episodes: np.cumsum(episodes["violation"])),
+        Panel("Ratio (S + 1) / (V + 1)", lambda e: metrics.ratio_curve(e["success"], e["violation"]), may_be_log=True),
+        episode_return,
+    ]
 
 
 def failure_rates(found: Results, methods: Sequence[MethodResults]) -> Figure:
@@ -146,6 +168,19 @@ def _thousands(value: float, _: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
 
 
+def _draw_limit(axes: Axes, limit: float, axis: str) -> None:
+    """A dotted line at the limit; where costs reach far above it, the axis is logarithmic above twice the limit."""
+    highest = getattr(axes.dataLim, f"{axis}1")
+    if limit > 0 and highest > MAX_LINEAR_SPAN / 2 * limit:
+        getattr(axes, f"set_{axis}scale")("symlog", linthresh=2 * limit, linscale=1.5)
+        ticks = [0, limit, *(value for value in (100, 300, 1000, 3000, 10_000) if 2 * limit < value < 2 * highest)]
+        scale = getattr(axes, f"{axis}axis")
+        scale.set_major_locator(FixedLocator(ticks))
+        scale.set_major_formatter(lambda value, _: f"{value:g}")
+        scale.set_minor_locator(NullLocator())
+    (axes.axhline if axis == "y" else axes.axvline)(limit, color="#4a525c", linewidth=1.2, linestyle=":")
+
+
 def _log_if_wide(axes: Axes, axis: str = "y") -> bool:
     """A logarithmic axis where positive data span a large factor, labelled with plain numbers; whether it is one."""
     low, high = getattr(axes.dataLim, f"{axis}0"), getattr(axes.dataLim, f"{axis}1")
@@ -160,13 +195,18 @@ def _log_if_wide(axes: Axes, axis: str = "y") -> bool:
 
 
 def final_numbers(found: Results, methods: Sequence[MethodResults]) -> Figure:
-    """Successes, violations and their ratio at the end: interval, interquartile mean, and every seed as a dot."""
-    panels = (("Successes", results.successes), ("Violations", results.violations), ("Ratio", results.ratio))
+    """The final numbers that the protocol is about: interval, interquartile mean, and every seed as a dot."""
+    limit = found.protocol.cost_limit
+    panels: tuple[tuple[str, Any], ...] = (
+        ("Successes", results.successes), ("Violations", results.violations), ("Ratio", results.ratio),
+    ) if limit is None else (("Final return", results.final_return), ("Final cost", results.final_cost))  # fmt: skip
     figure = new_figure(9.2, 1.1 + 0.36 * len(methods))
     every_axes = subplots(figure, 1, len(panels), sharey=True)
     for axes, (title, measure) in zip(every_axes, panels, strict=True):
         is_log = _draw_points(axes, found, methods, measure, title == "Ratio")
         set_title(axes, f"{title} (log scale)" if is_log else title)
+        if limit is not None and measure is results.final_cost:
+            _draw_limit(axes, limit, "x")
     every_axes[0].set_yticks(range(len(methods)), [method.label for method in methods])
     every_axes[0].set_ylim(len(methods) - 0.4, -0.6)
     return figure

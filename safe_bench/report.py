@@ -11,7 +11,7 @@ import rich.table
 from matplotlib.figure import Figure
 from rich.text import Text
 
-from safe_bench import plots, plots_risk, results, tables
+from safe_bench import constrained, plots, plots_risk, results, tables
 from safe_bench.document import (
     Block,
     Claim,
@@ -30,6 +30,7 @@ from safe_bench.runs import RunError
 from safe_bench.verdict import MEASURES, RATIO, ablation_judgements, judgements, verdict
 from sb3_ext.common.files import atomic_path, ensure_folder
 
+SUMMARY = ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation")
 Drawing = tuple[str, Figure | None, str, str]
 """File name without suffix, figure (None: no data for it), alternative text, caption."""
 
@@ -80,16 +81,19 @@ def summary_table(out: str | Path, protocol_name: str) -> rich.table.Table:
         box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("Method", min_width=13, overflow="fold")
-    for name in ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation"):
+    limit = found.protocol.cost_limit
+    for name in SUMMARY if limit is None else constrained.SUMMARY:
         table.add_column(name, justify="right")
     for method in found.methods:
         n_seeds = f"{len(method.runs)} seed{'s' if len(method.runs) > 1 else ''}"
         label = Text.assemble(method.label, "\n", (n_seeds, "dim"))
-        table.add_row(label, *map(_terminal_cell, _summary_row(method)))
+        row = _summary_row(method) if limit is None else constrained.summary_row(method, limit)
+        table.add_row(label, *map(_terminal_cell, row))
     return table
 
 
-def _summary_row(method: MethodResults) -> list[Estimate | Rate]:
+def _summary_row(method: MethodResults) -> Sequence[Estimate | Rate]:
+    """What ``SUMMARY`` names."""
     measures = (results.successes, results.violations, results.ratio, results.final_return)
     return [
         *(method.estimate(measure) for measure in measures),
@@ -98,17 +102,25 @@ def _summary_row(method: MethodResults) -> list[Estimate | Rate]:
     ]
 
 
-def _terminal_cell(cell: Estimate | Rate) -> Text:
+def _terminal_cell(cell: Estimate | Rate | str) -> Text:
+    if isinstance(cell, str):
+        return Text(cell)
     return Text.assemble(point_text(cell), "\n", (interval_text(cell), "dim"))
 
 
 def _summary_caption(found: Results) -> str:
-    stage = found.stages[-1]["name"]
+    stage, limit = found.stages[-1]["name"], found.protocol.cost_limit
+    final = f"the last 20 % of the episodes; in brackets {_kinds(found)}."
+    if limit is not None:
+        return (
+            f"Training ({stage}) and deterministic evaluation: interquartile mean over seeds; final: of {final} "
+            f"Limit of the cost: {limit:g}."
+        )
     counts = sorted({method.evaluation_rate("deterministic", "successes").n for method in found.methods})
     return (
-        f"Training ({stage}): interquartile mean over seeds; ratio = (successes + 1) / (violations + 1); return of the "
-        f"last 20 % of the episodes; in brackets {_kinds(found)}. Evaluation: rates in {' or '.join(map(str, counts))} "
-        "deterministic episodes with 95 % Wilson intervals."
+        f"Training ({stage}): interquartile mean over seeds; ratio = (successes + 1) / (violations + 1); return of "
+        f"{final} Evaluation: rates in {' or '.join(map(str, counts))} deterministic episodes with 95 % Wilson "
+        "intervals."
     )
 
 
@@ -125,7 +137,7 @@ def _blocks(found: Results, folder: Path) -> list[Block]:
         Heading(found.protocol.title, 1),
         Paragraph(found.protocol.paper, "note"),
         Paragraph(f"The claim: {found.protocol.claim}"),
-        Claim(verdict(found)),
+        Claim(_verdict(found)),
         *(Paragraph(text, "warning") for text in tables.warnings_of(found)),
         *_number_blocks(found),
         *_comparison_blocks(found),
@@ -137,7 +149,29 @@ def _blocks(found: Results, folder: Path) -> list[Block]:
     ]
 
 
+def _verdict(found: Results) -> list[str]:
+    limit = found.protocol.cost_limit
+    return verdict(found) if limit is None else constrained.verdict(found, limit)
+
+
 def _number_blocks(found: Results) -> list[Block]:
+    limit = found.protocol.cost_limit
+    return _outcome_blocks(found) if limit is None else _constrained_blocks(found, limit)
+
+
+def _constrained_blocks(found: Results, limit: float) -> list[Block]:
+    published = constrained.published_table(found)
+    blocks: list[Block] = [
+        Heading("While learning"),
+        constrained.training_table(found, limit),
+        Paragraph(f"Final: last 20 % of the training episodes. {tables.interval_note(found)}", "note"),
+        Heading("Evaluation after learning"),
+        constrained.evaluation_table(found),
+    ]
+    return [*blocks, Heading("Beside published figures"), published] if published else blocks
+
+
+def _outcome_blocks(found: Results) -> list[Block]:
     stage, earlier = found.stages[-1]["name"], tables.earlier_stages_table(found)
     blocks: list[Block] = [
         Heading(f"While learning (stage {stage})" if earlier else "While learning"),
@@ -155,6 +189,8 @@ def _number_blocks(found: Results) -> list[Block]:
 
 
 def _comparison_blocks(found: Results) -> list[Block]:
+    if found.protocol.cost_limit is not None:
+        return []
     measure = MEASURES.get(found.protocol.measure or "", RATIO)
     blocks: list[Block] = []
     for title, judged in (
@@ -184,7 +220,7 @@ def _picture_blocks(found: Results, folder: Path) -> list[Block]:
 
 def _drawings(found: Results) -> list[Drawing]:
     final = (
-        "final", plots.final_numbers(found, found.methods), "final successes, violations and ratio",
+        "final", plots.final_numbers(found, found.methods), "final numbers of every method",
         "At the end of learning: interquartile mean (large), interval (bar), every seed (dots).",
     )  # fmt: skip
     groups = _groups(found)
@@ -194,8 +230,11 @@ def _drawings(found: Results) -> list[Drawing]:
 
 def _training_drawings(found: Results, methods: Sequence[MethodResults], suffix: str) -> list[Drawing]:
     bands = "Lines are interquartile means over seeds, bands their intervals (see the tables)."
+    learning = (f"learning{suffix}", plots.learning_curves(found, methods), "learning curves", bands)
+    if found.protocol.cost_limit is not None:
+        return [learning]
     return [
-        (f"learning{suffix}", plots.learning_curves(found, methods), "learning curves", bands),
+        learning,
         (f"failures{suffix}", plots.failure_rates(found, methods), "violation rate while learning",
          f"Share of the last {_windows(found)} episodes with a violation. {bands}"),
     ]  # fmt: skip

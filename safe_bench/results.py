@@ -119,6 +119,10 @@ class MethodResults:
         flags = np.concatenate([episodes[flag] for episodes in self.stage_episodes(stage)])
         return Rate(int(flags.sum()), len(flags))
 
+    def evaluation_mean(self, mode: Mode, what: Literal["return", "cost"]) -> Estimate:
+        """A seed's mean over its evaluation episodes, over seeds."""
+        return metrics.aggregate([run.evaluation[mode][what] for run in self.runs])
+
     def evaluation_rate(self, mode: Mode, flag: Literal["violations", "successes"]) -> Rate:
         """How many evaluation episodes had the flag, over all seeds."""
         flags = np.concatenate([run.evaluation[mode][flag] for run in self.runs])
@@ -188,6 +192,16 @@ def violation_percent(episodes: Episodes) -> float:
 def final_return(episodes: Episodes) -> float:
     """Mean return of the last fifth of the episodes."""
     return metrics.final_mean(episodes["return"])
+
+
+def final_cost(episodes: Episodes) -> float:
+    """Mean cost of the last fifth of the episodes."""
+    return metrics.final_mean(episodes["cost"])
+
+
+def mean_cost(episodes: Episodes) -> float:
+    """Mean cost of all episodes, those of the beginning included."""
+    return float(np.mean(episodes["cost"])) if len(episodes["cost"]) else float("nan")
 
 
 def intervention_percent(episodes: Episodes) -> float:

@@ -8,18 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 import safe_envs
 import sb3_ext
+from safe_bench.environments import evaluation_env, import_origin, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
 from safe_bench.runs import BEGUN, RunFolder, provenance, read_json, write_json
-from safe_wrappers import CostPenalty
 from safe_wrappers.info import INTERVENED, SUCCESS
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common.checkpoint import has_checkpoint
@@ -68,12 +66,6 @@ def execute(job: Job, report: Report = lambda what, done, total: None) -> None:
             _Execution(job, protocol, report).run()
 
 
-def make_env(stage: Stage, method: Method | None = None, render_mode: str | None = None) -> gym.Env:
-    """The environment of a stage; its ``Monitor`` sees the true reward, also under a reward penalty."""
-    env: gym.Env = Monitor(gym.make(stage.env_id, render_mode=render_mode, **stage.env_kwargs))
-    return CostPenalty(env, method.reward_penalty) if method is not None and method.reward_penalty else env
-
-
 class _Execution:
     """The state of a job while it runs."""
 
@@ -92,7 +84,7 @@ class _Execution:
         self.report("evaluate", 0, 1)
         stage = self.budget.stages[-1]
         write_json(self.folder.path / "evaluation.json", self._evaluate(model, stage))
-        record_figures(self.folder.path, model, stage, self.method, seed=EVALUATION_SEED + self.job.seed)
+        record_figures(self.folder.path, model, stage, seed=EVALUATION_SEED + self.job.seed)
         model.save(self.folder.path / "model.zip")
         seconds = round(time.monotonic() - started, 1)
         write_json(
@@ -105,7 +97,7 @@ class _Execution:
     def _start(self) -> Any:
         algorithm = getattr(sb3_ext, self.method.algorithm)
         stage = self.budget.stages[0]
-        env = DummyVecEnv([lambda: make_env(stage, self.method)])
+        env = training_env(stage, self.method)
         model = algorithm("MlpPolicy", env, seed=self.job.seed, device="cpu", **self.method.kwargs)
         self.rows = []
         self._write_stages([])
@@ -122,6 +114,7 @@ class _Execution:
         model.pretrain(data, steps=self.budget.pretrain_updates, progress=_every(50, "pre-train", self.report))
 
     def _resume(self) -> Any:
+        import_origin(self.budget.stages[0].env_id)  # the checkpoint holds its environments
         model = getattr(sb3_ext, self.method.algorithm).load_checkpoint(self.folder.checkpoint, device="cpu")
         # Episodes are written before each checkpoint: what was written after the last one is lived through again.
         self.rows = [row for row in self.rows if row["timesteps"] <= model.num_timesteps]
@@ -156,7 +149,7 @@ class _Execution:
         """The environment of a stage that begins."""
         if index == 0:
             return model.get_env()
-        env = DummyVecEnv([lambda: make_env(self.budget.stages[index], self.method)])
+        env = training_env(self.budget.stages[index], self.method)
         env.seed(self.job.seed + index * STAGE_SEEDS)
         return env
 
@@ -165,9 +158,12 @@ class _Execution:
     def _evaluate(self, model: Any, stage: Stage) -> dict[str, Any]:
         results = {}
         for name, deterministic in (("deterministic", True), ("stochastic", False)):
-            env = DummyVecEnv([lambda: make_env(stage)])
             result = evaluate_safely(
-                model, env, self.budget.eval_episodes, deterministic=deterministic, seed=EVALUATION_SEED + self.job.seed
+                model,
+                evaluation_env(stage, model),
+                self.budget.eval_episodes,
+                deterministic=deterministic,
+                seed=EVALUATION_SEED + self.job.seed,
             )
             results[name] = _as_json(result)
         return results
@@ -246,6 +242,7 @@ def _as_json(result: SafetyEvaluation) -> dict[str, Any]:
     return {
         **result.summary(),
         "episodes": len(result),
+        "costs": [round(float(value), 3) for value in result.costs],
         "returns": [round(float(value), 3) for value in result.returns],
         "lengths": result.lengths.tolist(),
         "violations": result.violations.astype(int).tolist(),

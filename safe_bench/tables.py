@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from safe_bench import results
 from safe_bench.document import Block, Cell, Details, Heading, Paragraph, Table, number_text
 from safe_bench.metrics import share_within
-from safe_bench.results import MethodResults, Results
+from safe_bench.results import Episodes, MethodResults, Results
 from safe_bench.verdict import Judgement, Measure
 
 
@@ -21,18 +21,23 @@ def training_table(found: Results) -> Table:
 
 
 def _training_row(method: MethodResults) -> list[Cell]:
-    measures = (results.n_steps, results.successes, results.violations, results.ratio)
-    episodes = set(method.per_seed(results.n_episodes))
     return [
         method.label,
         str(len(method.runs)),
-        number_text(*episodes) if len(episodes) == 1 else method.estimate(results.n_episodes),
-        *(method.estimate(measure) for measure in measures),
+        amount(method, results.n_episodes),
+        amount(method, results.n_steps),
+        *(method.estimate(measure) for measure in (results.successes, results.violations, results.ratio)),
         method.training_rate("violation"),
         method.estimate(results.final_return),
         method.estimate(results.intervention_percent),
         f"{share_within(method.per_seed(results.violations), 0):.0%}",
     ]
+
+
+def amount(method: MethodResults, measure: Callable[[Episodes], float]) -> Cell:
+    """How much was run: a plain number where all seeds agree."""
+    values = set(method.per_seed(measure))
+    return number_text(*values) if len(values) == 1 else method.estimate(measure)
 
 
 def evaluation_table(found: Results) -> Table:
@@ -82,10 +87,12 @@ def interval_note(found: Results) -> str:
     for method in found.methods:
         kinds.setdefault(method.estimate(results.ratio).kind, []).append(method.label)
     which = "; ".join(f"{kind}: {', '.join(labels)}" if len(kinds) > 1 else kind for kind, labels in kinds.items())
+    numbers = f"Numbers per run are interquartile means over seeds (means, below four seeds); in brackets: {which}."
+    if found.protocol.cost_limit is not None:
+        return numbers
     return (
-        f"Numbers per run are interquartile means over seeds (means, below four seeds); in brackets: {which}. "
-        "Rates count the episodes of all seeds together, with 95 % Wilson intervals over episodes: they describe these "
-        "trained agents, and not how much other seeds would differ."
+        f"{numbers} Rates count the episodes of all seeds together, with 95 % Wilson intervals over episodes: they "
+        "describe these trained agents, and not how much other seeds would differ."
     )
 
 

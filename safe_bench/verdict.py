@@ -124,7 +124,7 @@ def verdict(found: Results) -> list[str]:
         _headline(judged, measure),
         _own_value(subject, measure),
         *_extremes(judged, measure),
-        *_caveats(found, judged),
+        *caveats(found, all(judgement.comparison.enough_seeds for judgement in judged)),
     ]
 
 
@@ -168,10 +168,11 @@ def _amount(judged: Judgement, measure: Measure) -> str:
     return f"difference to {label} {number_text(effect.point)} ({interval}; {sign}): {judged.words}"
 
 
-def _caveats(found: Results, judged: list[Judgement]) -> list[str]:
-    caveats = []
-    if not all(judgement.comparison.enough_seeds for judgement in judged):
-        caveats.append(
+def caveats(found: Results, enough_seeds: bool) -> list[str]:
+    """What a verdict does not say."""
+    found_caveats = []
+    if not enough_seeds:
+        found_caveats.append(
             f"With fewer than {metrics.MIN_SEEDS} seeds of a method this is an indication, not a test: other seeds may "
             "well reverse it."
         )
@@ -182,5 +183,5 @@ def _caveats(found: Results, judged: list[Judgement]) -> list[str]:
         if method.group == "comparison" and name not in present
     ]
     if missing:
-        caveats.append(f"Nothing is said about {', '.join(missing)}: no finished run.")
-    return caveats
+        found_caveats.append(f"Nothing is said about {', '.join(missing)}: no finished run.")
+    return found_caveats

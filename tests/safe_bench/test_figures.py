@@ -23,6 +23,9 @@ class ConstantModel:
         action[..., 0] = 1.0
         return action, state
 
+    def get_vec_normalize_env(self):
+        return None
+
     def risk(self, obs, action):
         return np.clip(-np.asarray(obs)[:, 0] / 100, 0, 1)
 

@@ -1,5 +1,6 @@
 """Reports from synthetic runs: what they say, that they need no other file, and what they do about gaps."""
 
+import io
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,13 +20,19 @@ from safe_bench.runs import COLUMNS, RunError, RunFolder, write_json
 from safe_bench.verdict import MEASURES, verdict
 
 NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
+VELOCITY = "safety-gym/half-cheetah-velocity"
 VOID = {"meta", "img", "br", "link"}
 VERSIONS = {"sb3-safe": "0.1.0", "numpy": "2.0.0"}
 
 
-def add_run(out: Path, protocol: str, method: str, seed: int, successes: int, violations: int, *, n: int = 20,
-            preset: str = "quick", commit: str = "abc", figures: bool = False) -> RunFolder:  # fmt: skip
-    """A finished run whose last stage has so many successes and violations in ``n`` episodes of 10 steps."""
+def add_run(
+    out: Path, protocol: str, method: str, seed: int, successes: int, violations: int, *, n: int = 20,
+    preset: str = "quick", commit: str = "abc", figures: bool = False, cost: float = 1.0,
+) -> RunFolder:  # fmt: skip
+    """A finished run whose last stage has so many successes and violations in ``n`` episodes of 10 steps.
+
+    A violation costs ``cost``.
+    """
     config = run_config(get_protocol(protocol), preset, method, seed)
     folder = RunFolder.of(out, protocol, method, seed)
     write_json(folder.path / "config.json", config)
@@ -33,11 +40,11 @@ def add_run(out: Path, protocol: str, method: str, seed: int, successes: int, vi
     for index, stage in enumerate(config["budget"]["stages"]):
         for episode in range(n):
             violation, success = int(episode < violations), int(episode >= n - successes)
-            values = (stage["name"], episode + 1, 10 * (index * n + episode + 1), 10, float(episode), float(violation),
+            values = (stage["name"], episode + 1, 10 * (index * n + episode + 1), 10, float(episode), cost * violation,
                       violation, success, 5, 1.0)  # fmt: skip
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     folder.write_rows(rows)
-    rates = {"violations": [0, 0, 0, 1], "successes": [1, 1, 1, 0]}
+    rates = {"violations": [0, 0, 0, 1], "successes": [1, 1, 1, 0], "episodes": 4, "return": 7.0, "cost": cost / 4}
     write_json(folder.path / "evaluation.json", {"deterministic": rates, "stochastic": rates})
     if figures:
         write_json(folder.path / "figures.json", example_figures())
@@ -290,3 +297,32 @@ def test_reports_can_be_written_again(tmp_path):
     first = (write_report(tmp_path, NAVIGATION) / "report.md").read_text()
     assert (write_report(tmp_path, NAVIGATION) / "report.md").read_text() == first
     shutil.rmtree(tmp_path / NAVIGATION / "report")
+
+
+class TestCostLimit:
+    @pytest.fixture
+    def out(self, tmp_path):
+        for seed in range(3):
+            add_run(tmp_path, VELOCITY, "ppo", seed, 0, 20, cost=900.0)
+            add_run(tmp_path, VELOCITY, "ppo-lag", seed, 0, 20, cost=24.0)
+            add_run(tmp_path, VELOCITY, "cpo", seed, 0, 20, cost=10.0 if seed else 30.0)
+        return tmp_path
+
+    def test_page(self, out):
+        folder = write_report(out, VELOCITY)
+        text = (folder / "report.md").read_text()
+        assert (
+            "Final training cost within the limit of 25: PPOLag in every seed; CPO (2 of 3 seeds) in some seeds; "
+            in text
+        )
+        assert "PPO in none." in text
+        assert "2946.15 \N{PLUS-MINUS SIGN} 306.35" in text and "10,000,000" in text
+        assert "Nothing is said about TRPOLag, SACLag" in text
+        assert "Successes" not in text and "violation rate" not in text.lower()
+        assert sorted(path.name for path in folder.glob("*.png")) == ["final.png", "learning.png"]
+
+    def test_terminal(self, out):
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(summary_table(out, VELOCITY))
+        text = " ".join(console.export_text().split())
+        assert "Final cost" in text and "2 of 3" in text and "Limit of the cost: 25" in text

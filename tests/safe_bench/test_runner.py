@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from safe_bench import figures, runner
-from safe_bench.protocols import PROTOCOLS, Budget, Stage, _spider_budget
+from safe_bench.protocols import PROTOCOLS, Budget, Stage
+from safe_bench.protocols.sqrl import spider_budget
 from safe_bench.runner import Job, execute
 from safe_bench.runs import COLUMNS, Run, RunError, RunFolder
 
 NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
 TINY = {
     NAVIGATION: Budget((Stage("train", "safe/Navigation2-v0", episodes=4),), 500, 10, 2, (0,)),
-    SPIDER: _spider_budget(550, 150, 0.1, 2, range(1)),
+    SPIDER: spider_budget(550, 150, 0.1, 2, range(1)),
 }
 
 

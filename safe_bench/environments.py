@@ -1,0 +1,43 @@
+"""The environments of a stage: as they are learned in, evaluated in and drawn."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from safe_bench.protocols import Method, Stage
+from safe_wrappers import CostPenalty
+
+
+def import_origin(env_id: str) -> None:
+    """Import the module of an ID like ``"module:name"``, which registers it and makes its classes importable."""
+    module, colon, _ = env_id.rpartition(":")
+    if colon:
+        importlib.import_module(module)
+
+
+def make_env(stage: Stage, method: Method | None = None, render_mode: str | None = None) -> gym.Env:
+    """The environment of a stage; its ``Monitor`` sees the true reward, also under a reward penalty."""
+    env: gym.Env = Monitor(gym.make(stage.env_id, render_mode=render_mode, **stage.env_kwargs))
+    return CostPenalty(env, method.reward_penalty) if method is not None and method.reward_penalty else env
+
+
+def training_env(stage: Stage, method: Method) -> VecEnv:
+    """What a method learns in."""
+    env = DummyVecEnv([lambda: make_env(stage, method)])
+    return VecNormalize(env) if method.normalize else env
+
+
+def evaluation_env(stage: Stage, model: Any) -> VecEnv:
+    """What a model is evaluated in: the plain environment, under the model's own observation statistics."""
+    env = DummyVecEnv([lambda: make_env(stage)])
+    statistics = model.get_vec_normalize_env()
+    if statistics is None:
+        return env
+    normalized = VecNormalize(env, training=False, norm_reward=False)
+    normalized.obs_rms = statistics.obs_rms
+    return normalized

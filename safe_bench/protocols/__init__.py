@@ -1,0 +1,24 @@
+"""The papers' experiments as data; one file a paper."""
+
+from __future__ import annotations
+
+from safe_bench.protocols import recovery_rl, safety_gym, sqrl
+from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage, run_config
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol for paper in (recovery_rl, sqrl, safety_gym) for protocol in paper.PROTOCOLS
+}
+
+
+def get_protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        ValueError: naming the known ones, if there is none.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {sorted(PROTOCOLS)}, got {name!r}")
+    return PROTOCOLS[name]
+
+
+__all__ = ["PROTOCOLS", "Budget", "Method", "Protocol", "Published", "Stage", "get_protocol", "run_config"]

@@ -1,0 +1,152 @@
+"""What an experiment is made of: environment, phases, methods, budgets, claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of interaction with an environment.
+
+    Attributes:
+        name: label in the result files.
+        env_id: environment.
+        env_kwargs: its arguments.
+        episodes: stop after so many episodes, or
+        steps: after so many steps (exactly one of the two is set).
+        call: the model's method: ``learn``, or SQRL's ``pretrain`` and ``finetune`` (others just learn).
+    """
+
+    name: str
+    env_id: str
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    episodes: int | None = None
+    steps: int | None = None
+    call: Literal["learn", "pretrain", "finetune"] = "learn"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything.
+
+    Attributes:
+        stages: what is learned, in order; the last one is what reports are about.
+        offline_transitions: requested size of the offline constraint data (0: none are used).
+        pretrain_updates: gradient steps of the safety critic on them.
+        eval_episodes: evaluation episodes, each of deterministic and stochastic.
+        seeds: default seeds.
+    """
+
+    stages: tuple[Stage, ...]
+    offline_transitions: int = 0
+    pretrain_updates: int = 0
+    eval_episodes: int = 50
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm and its hyper-parameters.
+
+    Attributes:
+        label: name in tables and plots.
+        algorithm: name of the class in ``sb3_ext``.
+        kwargs: its arguments.
+        offline: pre-train on the offline data.
+        reward_penalty: subtract this from the reward per unit of cost (0: not).
+        group: ``"comparison"`` or ``"ablation"``.
+        normalize: learn on observations that ``VecNormalize`` standardises; None: not.
+    """
+
+    label: str
+    algorithm: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    offline: bool = True
+    reward_penalty: float = 0.0
+    group: Literal["comparison", "ablation"] = "comparison"
+    normalize: Literal[True] | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """What somebody else printed for a method: mean and deviation over seeds, after so many steps."""
+
+    source: str
+    steps: int
+    episode_return: tuple[float, float]
+    cost: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One experiment of one paper.
+
+    Attributes:
+        name: what the command line calls it.
+        title: headline of the report.
+        paper: source.
+        claim: what the paper claims, to be held against the results.
+        subject: the method that the claim is about.
+        measure: what the claim compares: the ratio of successes to violations, or the violation rate of the training
+            episodes; None: the ``cost_limit``, or something that the tables do not hold (a path, say).
+        methods: by name.
+        presets: budgets by name.
+        default_methods: run if none are named.
+        cost_limit: of an episode's undiscounted cost. With one, reports are about return and cost, without one about
+            successes and violations.
+        published: figures to show beside ours, by method.
+    """
+
+    name: str
+    title: str
+    paper: str
+    claim: str
+    subject: str
+    measure: Literal["ratio", "violation-rate"] | None
+    methods: Mapping[str, Method]
+    presets: Mapping[str, Budget]
+    default_methods: tuple[str, ...]
+    cost_limit: float | None = None
+    published: Mapping[str, Published] = field(default_factory=dict)
+
+    def budget(self, preset: str) -> Budget:
+        """The budget of that name.
+
+        Raises:
+            ValueError: naming the known ones, if there is none.
+        """
+        if preset not in self.presets:
+            raise ValueError(f"preset must be one of {sorted(self.presets)} for {self.name}, got {preset!r}")
+        return self.presets[preset]
+
+    def method(self, name: str) -> Method:
+        """The method of that name.
+
+        Raises:
+            ValueError: naming the known ones, if there is none.
+        """
+        if name not in self.methods:
+            raise ValueError(f"method must be one of {sorted(self.methods)} for {self.name}, got {name!r}")
+        return self.methods[name]
+
+
+def run_config(protocol: Protocol, preset: str, method: str, seed: int) -> dict[str, Any]:
+    """Everything that decides the outcome of one run, as plain data; a setting of a method that is None is left out."""
+    definition = {key: value for key, value in asdict(protocol.method(method)).items() if value is not None}
+    return {
+        "protocol": protocol.name,
+        "preset": preset,
+        "method": method,
+        "seed": seed,
+        "definition": _plain(definition),
+        "budget": _plain({k: v for k, v in asdict(protocol.budget(preset)).items() if k != "seeds"}),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
