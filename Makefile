@@ -12,6 +12,7 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps safety-gymnasium==1.0.0  # its own pins are of 2023
 	touch $@
 
 # The main job: Recovery RL against plain SAC on Navigation 2, from nothing but this clone.

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 import runpy
@@ -42,6 +43,8 @@ def python_blocks():
 
 @pytest.mark.parametrize("name", module_names())
 def test_doctests(name):
+    if name.startswith("safe_wrappers.safety_gym") and importlib.util.find_spec("safety_gymnasium") is None:
+        pytest.skip("Safety-Gymnasium is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a doctest trains a few steps only, and is told so
         failures, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
