@@ -56,18 +56,18 @@ def check_missing_cost(missing_cost: str) -> str:
     return missing_cost
 
 
-def check_cost(cost: Any) -> float:
+def check_cost(cost: Any, key: str = COST) -> float:
     """Return ``cost`` as a float.
 
     Raises:
-        ValueError: if it is negative, infinite, NaN or no number.
+        ValueError: if it is negative, infinite, NaN or no number; the message names ``key``.
     """
     try:
         value = float(cost)
     except (TypeError, ValueError):
-        raise ValueError(f"info['{COST}'] must be a number, got {cost!r}") from None
+        raise ValueError(f"info['{key}'] must be a number, got {cost!r}") from None
     if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(f"info['{COST}'] must be finite and >= 0, got {value}; report rewards as reward, not as cost")
+        raise ValueError(f"info['{key}'] must be finite and >= 0, got {value}; report rewards as reward, not as cost")
     return value
 
 
@@ -87,6 +87,27 @@ def read_cost(info: Mapping[str, Any], missing_cost: str = "raise") -> float:
             return 0.0
         raise MissingCostError(f"info has no '{COST}' (its keys: {sorted(info)}): {MISSING_COST_REMEDY}")
     return check_cost(info[COST])
+
+
+def read_term(info: Mapping[str, Any], name: str, missing_cost: str = "raise") -> float:
+    """One term of the cost of one step, or the cost itself.
+
+    Args:
+        info: the ``info`` of a step of one environment.
+        name: ``"cost"`` or ``"cost_<term>"``.
+        missing_cost: as in ``read_cost``. A step that has a cost but not this term is an error either way: a name
+            with a typing mistake would limit nothing.
+
+    Raises:
+        MissingCostError: if the term is missing; the message lists those that there are.
+        ValueError: if it is negative or not finite.
+    """
+    if name in info:
+        return check_cost(info[name], name)
+    if COST in info:
+        terms = sorted(key for key in info if key == COST or key.startswith(COST_TERM_PREFIX))
+        raise MissingCostError(f"info has no '{name}'; the cost terms of this environment are {terms}")
+    return read_cost(info, missing_cost)
 
 
 def read_violation(info: Mapping[str, Any], missing_cost: str = "raise") -> bool:

@@ -12,15 +12,21 @@ from sb3_ext.common.safe_td3 import SafeTD3
 from sb3_ext.common.safety_critic import SafetyCritic
 from sb3_ext.common.selectors import RejectionSampling, ThresholdRecovery
 from sb3_ext.common.vec_envs import GymVecEnv, VecRecoveryFilter
+from sb3_ext.cpo import CPO
+from sb3_ext.ppo_lag import PPOPID, PPOLag
 from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
 from sb3_ext.recovery_rl import RecoveryRL
 from sb3_ext.sac_lag import RSPO, SACLag
 from sb3_ext.sqrl import SQRL
+from sb3_ext.trpo_lag import TRPOPID, TRPOLag
 
 __all__ = [
+    "CPO",
+    "PPOPID",
     "RCPO",
     "RSPO",
     "SQRL",
+    "TRPOPID",
     "CostBatch",
     "CostDictReplayBuffer",
     "CostHerReplayBuffer",
@@ -31,6 +37,7 @@ __all__ = [
     "GymVecEnv",
     "Multiplier",
     "PIDMultiplier",
+    "PPOLag",
     "RecoveryActor",
     "RecoveryRL",
     "RejectionSampling",
@@ -42,6 +49,7 @@ __all__ = [
     "SafetyCritic",
     "SafetyEvaluation",
     "ScheduleMultiplier",
+    "TRPOLag",
     "ThresholdRecovery",
     "VecRecoveryFilter",
     "discounted_limit",

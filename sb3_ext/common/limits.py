@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from safe_wrappers.info import COST, COST_TERM_PREFIX
 
 
 def check_probability(name: str, value: float) -> float:
@@ -41,3 +44,26 @@ def discounted_limit(cost_limit: float, gamma: float, episode_length: int) -> fl
         raise ValueError(f"episode_length must be >= 1, got {episode_length}")
     effective = episode_length if gamma == 1.0 else (1.0 - gamma**episode_length) / (1.0 - gamma)
     return cost_limit * effective / episode_length
+
+
+def check_cost_limits(cost_limit: float | Mapping[str, float]) -> dict[str, float]:
+    """The limits by the names of the costs.
+
+    Raises:
+        ValueError: if there is none, a name is no cost, or a limit is negative or not finite.
+
+    Examples:
+        >>> check_cost_limits(25)
+        {'cost': 25.0}
+        >>> check_cost_limits({"cost_hazards": 10, "cost_vases": 5})
+        {'cost_hazards': 10.0, 'cost_vases': 5.0}
+    """
+    limits = dict(cost_limit) if isinstance(cost_limit, Mapping) else {COST: cost_limit}
+    if not limits:
+        raise ValueError("cost_limit must be a number or name at least one cost, got {}")
+    for name, limit in limits.items():
+        if name != COST and not name.startswith(COST_TERM_PREFIX):
+            raise ValueError(f"cost_limit must name costs, '{COST}' or '{COST_TERM_PREFIX}<term>', got {name!r}")
+        if not (math.isfinite(limit) and limit >= 0.0):
+            raise ValueError(f"cost_limit must be finite and >= 0, got {limit} for {name!r}")
+    return {name: float(limit) for name, limit in limits.items()}

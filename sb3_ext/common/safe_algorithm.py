@@ -43,10 +43,14 @@ class SafeAlgorithm(BaseAlgorithm):
 
     def _build_parts(self, missing_cost: str) -> None:
         """To be called at the end of ``_setup_model``."""
-        self._costs = EpisodeCosts(self.n_envs, missing_cost=missing_cost)
+        self._costs = self._make_costs(missing_cost)
         # A fork leaves SB3's own random stream as it is: with inert parts training equals SB3's bit for bit.
         with th.random.fork_rng():
             self._setup_safety()
+
+    def _make_costs(self, missing_cost: str) -> EpisodeCosts:
+        """What adds up the costs of each episode."""
+        return EpisodeCosts(self.n_envs, missing_cost=missing_cost)
 
     def _setup_safety(self) -> None:
         """Build the parts, from attributes only (it is called again by ``load``)."""

@@ -1,0 +1,55 @@
+"""PPO-Lagrangian, with a multiplier that is learned by gradient ascent or controlled by PID."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3 import PPO
+
+from sb3_ext.common.lagrangian import LagrangianOnPolicy
+
+
+class PPOLag(LagrangianOnPolicy, PPO):
+    r"""PPO with a price on cost (Ray, Achiam and Amodei 2019, "Benchmarking safe exploration", section 5).
+
+    PPO maximises its clipped surrogate with the advantages
+    :math:`(A - \sum_k \lambda_k A_{c,k}) / (1 + \sum_k \lambda_k)`; before that :math:`\lambda_k` ascends on
+    :math:`J_{c,k} - d_k`, the undiscounted cost of an episode beyond its limit. While all multipliers are 0 it is SB3's
+    ``PPO``, bit for bit on the same seed.
+
+    Deviations: the multiplier starts at 0 and is projected to >= 0 (there: softplus of a parameter, from 1), so that
+    an inert limit changes nothing, and learns at 0.035 with Adam, OmniSafe's rate (there 0.05). The advantages of
+    rewards are standardised and those of costs centred over the rollout before they are joined
+    (``normalize_advantage``), as in the paper's code; SB3 then standardises each minibatch. The cost critic is fitted
+    with its own optimiser, in larger batches than PPO's. Time-outs are bootstrapped.
+
+    Args are those of ``LagrangianOnPolicy``, ``CostOnPolicy`` and SB3's ``PPO``.
+
+    Examples:
+        >>> import gymnasium as gym
+        >>> from safe_wrappers import CostFromFunction
+        >>> env = CostFromFunction(gym.make("Pendulum-v1"), lambda obs, action, next_obs, info: abs(next_obs[2]) > 6)
+        >>> model = PPOLag("MlpPolicy", env, cost_limit=10, n_steps=256, seed=0).learn(512)
+        >>> model.multipliers["cost"].value > 0
+        True
+    """
+
+
+class PPOPID(PPOLag):
+    """``PPOLag`` whose multiplier a PID controller moves (Stooke, Achiam and Abbeel 2020, algorithm 2).
+
+    Deviation: no clipping of the multiplier other than to >= 0, and the gains apply to costs per episode as they are.
+
+    Args are those of ``PPOLag``; ``multiplier_kwargs`` holds ``kp``, ``ki``, ``kd`` and ``smoothing``.
+
+    Examples:
+        >>> import gymnasium as gym
+        >>> from safe_wrappers import CostFromFunction
+        >>> env = CostFromFunction(gym.make("Pendulum-v1"), lambda obs, action, next_obs, info: abs(next_obs[2]) > 6)
+        >>> model = PPOPID("MlpPolicy", env, cost_limit=10, n_steps=256, seed=0).learn(512)
+        >>> model.multipliers["cost"].value > 0
+        True
+    """
+
+    def __init__(self, policy: Any, env: Any, *args: Any, multiplier: str = "pid", **kwargs: Any) -> None:
+        super().__init__(policy, env, *args, multiplier=multiplier, **kwargs)

@@ -1,0 +1,46 @@
+"""TRPO-Lagrangian, with a multiplier that is learned by gradient ascent or controlled by PID."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sb3_contrib import TRPO
+
+from sb3_ext.common.lagrangian import LagrangianOnPolicy
+
+
+class TRPOLag(LagrangianOnPolicy, TRPO):
+    r"""TRPO with a price on cost (Ray, Achiam and Amodei 2019, "Benchmarking safe exploration", section 5).
+
+    The natural-gradient step of TRPO with the advantages
+    :math:`(A - \sum_k \lambda_k A_{c,k}) / (1 + \sum_k \lambda_k)`; multipliers and deviations are those of ``PPOLag``.
+    While all multipliers are 0 it is sb3-contrib's ``TRPO``, bit for bit on the same seed.
+
+    Args are those of ``LagrangianOnPolicy``, ``CostOnPolicy`` and sb3-contrib's ``TRPO``.
+
+    Examples:
+        >>> import gymnasium as gym
+        >>> from safe_wrappers import CostFromFunction
+        >>> env = CostFromFunction(gym.make("Pendulum-v1"), lambda obs, action, next_obs, info: abs(next_obs[2]) > 6)
+        >>> model = TRPOLag("MlpPolicy", env, cost_limit=10, n_steps=256, seed=0).learn(512)
+        >>> model.multipliers["cost"].value > 0
+        True
+    """
+
+
+class TRPOPID(TRPOLag):
+    """``TRPOLag`` whose multiplier a PID controller moves (Stooke, Achiam and Abbeel 2020, algorithm 2).
+
+    Args are those of ``TRPOLag``; ``multiplier_kwargs`` holds ``kp``, ``ki``, ``kd`` and ``smoothing``.
+
+    Examples:
+        >>> import gymnasium as gym
+        >>> from safe_wrappers import CostFromFunction
+        >>> env = CostFromFunction(gym.make("Pendulum-v1"), lambda obs, action, next_obs, info: abs(next_obs[2]) > 6)
+        >>> model = TRPOPID("MlpPolicy", env, cost_limit=10, n_steps=256, seed=0).learn(512)
+        >>> model.multipliers["cost"].value > 0
+        True
+    """
+
+    def __init__(self, policy: Any, env: Any, *args: Any, multiplier: str = "pid", **kwargs: Any) -> None:
+        super().__init__(policy, env, *args, multiplier=multiplier, **kwargs)
