@@ -18,6 +18,7 @@ import torch
 from stable_baselines3 import SAC
 
 import safe_envs
+from safe_envs.registration import ENTRIES
 from sb3_ext import RecoveryRL, SACLag
 
 NAVIGATION = "safe/Navigation1-v0"
@@ -27,7 +28,7 @@ PRODUCTS = {"SAC (SB3)": 16, "SACLag": 29, "SACLag fused": 29, "RecoveryRL": 32,
 
 def environments(repeats):
     print(f"{'environment':24}{'copies':>8}{'steps/s (best of ' + str(repeats) + ')':>28}")
-    for env_id in safe_envs.ENV_IDS:
+    for env_id in (entry.env_id for entry in ENTRIES if entry.vector_env):  # the others: benchmarks/bullet.py
         for copies in (1, 256):
             best = max(env_speed(env_id, copies) for _ in range(repeats))
             print(f"{env_id:24}{copies:>8}{best:>28,.0f}")
@@ -100,6 +101,7 @@ MEMORY = """
 import resource, torch
 torch.set_num_threads(1)
 import safe_envs
+from safe_envs.registration import ENTRIES
 from sb3_ext import RecoveryRL
 data = safe_envs.collect_constraint_data("safe/Navigation1-v0", 20_000, seed=0)
 model = RecoveryRL("MlpPolicy", "safe/Navigation1-v0", gamma_risk=0.8, eps_risk=0.3, optimize="fused")

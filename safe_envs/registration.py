@@ -14,23 +14,25 @@ class EnvEntry:
 
     Attributes:
         env_id: ``safe/<Name>-v<N>``; any change of dynamics, reward or cost raises ``N``.
-        module: module that holds both classes; imported at the first ``gym.make``.
+        module: module that holds the classes; imported at the first ``gym.make``.
         env: name of the single environment's class.
-        vector_env: name of the vector environment's class.
+        vector_env: name of the vector environment's class; ``None`` where there is none and ``gym.make_vec`` runs
+            copies of the single one.
         max_episode_steps: time limit; the environments have none of their own.
-        kwargs: constructor arguments of both classes.
+        kwargs: constructor arguments of the classes.
     """
 
     env_id: str
     module: str
     env: str
-    vector_env: str
+    vector_env: str | None
     max_episode_steps: int
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 _NAVIGATION = "safe_envs.navigation.navigation"
 _DRUNK_SPIDER = "safe_envs.navigation.drunk_spider"
+_PANDA_PUSH = "safe_envs.manipulation.panda_push"
 
 ENTRIES = (
     EnvEntry(
@@ -50,6 +52,9 @@ ENTRIES = (
         {"scene": "navigation2"},
     ),
     EnvEntry("safe/DrunkSpider-v0", _DRUNK_SPIDER, "DrunkSpiderEnv", "DrunkSpiderVectorEnv", 30),
+    EnvEntry("safe/AntRun-v0", "safe_envs.locomotion.ant_run", "AntRunEnv", None, 500),
+    EnvEntry("safe/PandaPush-v0", _PANDA_PUSH, "PandaPushEnv", None, 50),
+    EnvEntry("safe/PandaPushGoal-v0", _PANDA_PUSH, "PandaPushGoalEnv", None, 50),
 )
 
 ENV_IDS = tuple(entry.env_id for entry in ENTRIES)
@@ -64,7 +69,7 @@ def register_envs() -> None:
         gym.register(
             entry.env_id,
             entry_point=f"{entry.module}:{entry.env}",
-            vector_entry_point=f"{entry.module}:{entry.vector_env}",
+            vector_entry_point=f"{entry.module}:{entry.vector_env}" if entry.vector_env else None,
             max_episode_steps=entry.max_episode_steps,
             kwargs=entry.kwargs,
         )

@@ -23,7 +23,7 @@ ALLOWED = {
 }  # fmt: skip
 BRIDGE = {"safety_gymnasium", "mujoco", "yaml"}
 INSIDE_FUNCTIONS = {"safe_envs": {"PIL", "pygame", "minari"}}
-SIMULATORS = {"mujoco", "pybullet"}
+SIMULATORS = {"mujoco", "pybullet", "pybullet_data", "panda_gym"}
 
 
 class Import(NamedTuple):
@@ -141,7 +141,7 @@ def test_the_reader_of_keys():
 
 @pytest.mark.parametrize("package", ["safe_wrappers", "safe_envs"])
 def test_light_packages_load_nothing_heavy(package):
-    heavy = ["torch", "stable_baselines3", "mujoco", "pybullet", "numba", "matplotlib", "pygame", "minari"]
+    heavy = ["torch", "stable_baselines3", "mujoco", "pybullet", "panda_gym", "numba", "matplotlib", "pygame", "minari"]
     code = f"import sys, {package}; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"

@@ -64,7 +64,7 @@ class ActionBounds:
         return np.minimum(np.maximum(values, self._low), self._high)
 
 
-class SafeEnv(gym.Env[NDArray[Any], NDArray[Any]], ABC):
+class SafeEnv(gym.Env[Any, NDArray[Any]], ABC):
     """An environment that reports a cost on every step.
 
     ``step`` runs in a fixed order: validate and clip the action, simulate, cost terms of the new state,
@@ -72,8 +72,8 @@ class SafeEnv(gym.Env[NDArray[Any], NDArray[Any]], ABC):
     ``is_success`` (see ``safe_wrappers.info``). Time limits come from ``max_episode_steps`` only.
 
     A subclass sets ``observation_space``, ``action_space`` and ``cost_names`` and fills in the hooks below.
-    It draws random numbers from ``self.np_random`` only. Copies and pickles go on identically; they drop what
-    was opened for rendering.
+    It draws random numbers from ``self.np_random`` only. Copies and pickles go on identically, where the subclass
+    says nothing else; they drop what was opened for rendering.
 
     Args:
         render_mode: ``None``, ``"rgb_array"`` or ``"human"``; nothing is opened before the first
@@ -119,8 +119,8 @@ class SafeEnv(gym.Env[NDArray[Any], NDArray[Any]], ABC):
         """Reward, terminated and success of the step that led to the current state."""
 
     @abstractmethod
-    def _observation(self) -> NDArray[Any]:
-        """Observation of the current state, a new array."""
+    def _observation(self) -> Any:
+        """Observation of the current state: a new array, or a dict of new arrays."""
 
     @abstractmethod
     def _create_renderer(self) -> Any:
@@ -130,9 +130,7 @@ class SafeEnv(gym.Env[NDArray[Any], NDArray[Any]], ABC):
     def _draw(self) -> NDArray[np.uint8]:
         """Picture of the current state, ``[H, W, 3]``."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; see ``gymnasium.Env.reset``. The subclass says what ``options`` may hold."""
         super().reset(seed=seed)
         self._reset_state(options or {})
@@ -141,7 +139,7 @@ class SafeEnv(gym.Env[NDArray[Any], NDArray[Any]], ABC):
             self.render()
         return self._observation(), {}
 
-    def step(self, action: ArrayLike) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: ArrayLike) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; see ``gymnasium.Env.step``.
 
         Raises:
@@ -204,7 +202,7 @@ class SafeEnv(gym.Env[NDArray[Any], NDArray[Any]], ABC):
             info[COST_TERM_PREFIX + name] = term
         return info
 
-    def _truncate(self, error: SimulationError) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def _truncate(self, error: SimulationError) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         # The state that unstable physics led to means nothing, so the step is worth nothing either way.
         info = self._cost_info(dict.fromkeys(self.cost_names, 0.0))
         info |= {SUCCESS: False, SIMULATION_ERROR: str(error)}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from gymnasium.error import DependencyNotInstalled
 
-import safe_envs
 from safe_envs import collect_constraint_data, load_minari, to_minari
 from safe_envs.data.collect import episode_slices, main
 from safe_envs.data.scripted import COLLECTORS, ROLLOUT_LENGTH
@@ -79,7 +78,7 @@ def test_bad_requests_raise():
         collect_constraint_data("safe/Navigation1-v0", 0)
 
 
-@pytest.mark.parametrize("env_id", safe_envs.ENV_IDS)
+@every_collector
 def test_minari_keeps_every_row(env_id, tmp_path, monkeypatch):
     pytest.importorskip("minari")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

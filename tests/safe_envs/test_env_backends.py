@@ -3,10 +3,10 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from env_ids import batched_env
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-import safe_envs
 from safe_wrappers.info import COST, COST_TERM_PREFIX, SUCCESS, VIOLATION
 
 EPISODES, COPIES = 3, 2
@@ -116,7 +116,7 @@ def assert_same_final(mine, other):
         assert np.array_equal(a, b) if b is not None else a is None
 
 
-@pytest.mark.parametrize("env_id", safe_envs.ENV_IDS)
+@batched_env
 def test_one_copy_equals_the_single_environment_across_resets(env_id):
     env, envs = gym.make(env_id), gym.make_vec(env_id, num_envs=1)
     assert np.array_equal(env.reset(seed=5)[0], envs.reset(seed=5)[0][0])
@@ -131,7 +131,7 @@ def test_one_copy_equals_the_single_environment_across_resets(env_id):
         assert np.array_equal(batch[0], observation)
 
 
-@pytest.mark.parametrize("env_id", safe_envs.ENV_IDS)
+@batched_env
 def test_vector_infos_are_complete_and_fresh(env_id):
     envs = gym.make_vec(env_id, num_envs=5)
     envs.reset(seed=0)

@@ -5,13 +5,12 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from env_ids import batched_env, every_env
 from gymnasium.error import DependencyNotInstalled
 
-import safe_envs
 from safe_envs.core.geometry import Rectangle, Scene
 from safe_envs.core.rendering import SceneRenderer, Style
 
-every_env = pytest.mark.parametrize("env_id", safe_envs.ENV_IDS)
 SCENE = Scene(Rectangle(0, 10, 0, 5), (Rectangle(4, 6, 0, 1),), start=(1, 2), goal=(9, 4), goal_radius=0.5)
 
 
@@ -53,8 +52,8 @@ def test_renderer_is_made_at_the_first_render(env_id):
 @every_env
 def test_human_mode_shows_a_window(env_id, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    monkeypatch.setitem(safe_envs.SafeEnv.metadata, "render_fps", 1000)
     env = gym.make(env_id, render_mode="human")
+    monkeypatch.setitem(env.unwrapped.metadata, "render_fps", 1000)
     env.reset(seed=0)
     env.step(env.action_space.sample())
     assert env.render() is None
@@ -63,7 +62,7 @@ def test_human_mode_shows_a_window(env_id, monkeypatch):
     env.close()
 
 
-@every_env
+@batched_env
 def test_vector_environments_draw_one_picture_per_copy(env_id):
     envs = gym.make_vec(env_id, num_envs=2, render_mode="rgb_array")
     envs.reset(seed=0)
