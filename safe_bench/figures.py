@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -132,7 +131,8 @@ def save_gif(path: Path, model: Any, stage: Stage, seed: int) -> None:
     env, statistics = make_env(stage, render_mode="rgb_array"), model.get_vec_normalize_env()
     obs, _ = env.reset(seed=seed)
     frames, done, steps = [_shrunk(env.render())], False, 0
-    every = -(-_horizon(stage) // GIF_FRAMES)
+    horizon = (env.spec.max_episode_steps if env.spec else None) or GIF_FRAMES
+    every = -(-horizon // GIF_FRAMES)
     while not done:
         action, _ = model.predict(obs if statistics is None else statistics.normalize_obs(obs), deterministic=True)
         obs, _, terminated, truncated, _ = env.step(action)
@@ -141,10 +141,6 @@ def save_gif(path: Path, model: Any, stage: Stage, seed: int) -> None:
             frames.append(_shrunk(env.render()))
     env.close()
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=60, loop=0)
-
-
-def _horizon(stage: Stage) -> int:
-    return gym.spec(stage.env_id).max_episode_steps or GIF_FRAMES
 
 
 def _shrunk(frame: Any) -> Image.Image:
