@@ -26,6 +26,7 @@ TINY = {
     "add_cost_to_your_env.py": ["--steps", "150"],
     "evaluate_and_record.py": ["--steps", "500", "--pretrain", "20", "--out", "evaluation"],
     "train_on_a_vector_env.py": ["--steps", "6400"],
+    "safety_gym_ppo_lag.py": ["--steps", "2048", "--episodes", "1"],
 }
 
 
