@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.her import HerReplayBuffer
 
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION
@@ -23,6 +24,8 @@ from sb3_ext.common.buffers import (
     scale_action,
     unscale_action,
 )
+from sb3_ext.common.fused import fuse
+from sb3_ext.common.optim import FusedAdam
 from sb3_ext.common.safe_algorithm import MissingCost, SafeAlgorithm
 from sb3_ext.common.selectors import ActionSelector
 
@@ -79,7 +82,9 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self._choose_buffer()
         if self.optimize == "fused":
             optimizer_kwargs = {**(self.policy_kwargs.get("optimizer_kwargs") or {}), "fused": True}
-            self.policy_kwargs = {**self.policy_kwargs, "optimizer_kwargs": optimizer_kwargs}
+            self.policy_kwargs = {
+                "optimizer_class": FusedAdam, **self.policy_kwargs, "optimizer_kwargs": optimizer_kwargs
+            }  # fmt: skip
         super()._setup_model()
         self.selector = None
         self.last_intervened: NDArray[np.bool_] = np.zeros(self.n_envs, dtype=bool)
@@ -87,6 +92,18 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self._proposing = False
         self._metrics: defaultdict[str, list[float]] = defaultdict(list)
         self._build_parts(self.missing_cost if self.uses_cost else "zero")
+        if self.optimize == "fused":
+            for module in (self.policy, *(getattr(self, part) for part in self.parts)):
+                if isinstance(module, th.nn.Module):
+                    fuse(module)
+
+    def _move_target(self, online: th.nn.Module, target: th.nn.Module) -> None:
+        """Polyak averaging with rate ``tau``."""
+        if self.optimize == "sb3":
+            polyak_update(online.parameters(), target.parameters(), self.tau)
+        else:
+            with th.no_grad():
+                th._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.tau)
 
     def _choose_buffer(self) -> None:
         if self.n_steps > 1:

@@ -13,6 +13,7 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from torch import nn
 
+from sb3_ext.common.optim import FusedAdam
 from sb3_ext.common.safety_critic import SafetyCritic, frozen, make_features_extractor
 
 
@@ -59,7 +60,7 @@ class RecoveryActor(nn.Module):
         self.log_std = nn.Parameter(th.full((action_dim,), math.log(initial_std)))
         self.register_buffer("observation_mean", th.zeros(self.features.features_dim))
         self.register_buffer("observation_std", th.ones(self.features.features_dim))
-        self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
+        self.optimizer = FusedAdam(self.parameters(), lr=learning_rate, fused=True)
 
     def forward(self, obs: Any, deterministic: bool = False) -> th.Tensor:
         """Actions ``[B, A]`` in [-1, 1]; differentiable."""

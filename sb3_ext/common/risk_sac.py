@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.her import HerReplayBuffer
 
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.buffers import CostBatch, CostStorage, offline_buffer, sample_union
@@ -28,6 +29,8 @@ class RiskSAC(SafeSAC):
 
     Exactly one limit applies: ``eps_risk`` on the discounted probability of a violation, or ``cost_limit`` on the
     undiscounted cost of an episode, which is converted once (``discounted_limit``).
+
+    Without offline data the safety critic learns from the batch, and the next actions, that SAC drew for its update.
 
     Args:
         policy: as in SB3.
@@ -51,7 +54,7 @@ class RiskSAC(SafeSAC):
     """
 
     parts: ClassVar[tuple[str, ...]] = ("safety_critic",)
-    transient: ClassVar[tuple[str, ...]] = (*SafeSAC.transient, "offline_buffer")
+    transient: ClassVar[tuple[str, ...]] = (*SafeSAC.transient, "offline_buffer", "_drawn")
     uses_cost: ClassVar[bool] = True
 
     def __init__(
@@ -199,26 +202,44 @@ class RiskSAC(SafeSAC):
 
     # ------------------------------------------------------------------ training
 
+    def _next_actions(self, batch: CostBatch) -> tuple[th.Tensor, th.Tensor]:
+        self._drawn = super()._next_actions(batch)
+        return self._drawn
+
     def _safety_step(self, batch: CostBatch) -> None:
-        if self.online_updates:
+        if not self.online_updates:
+            return
+        if self._shares_batches():
+            self._risk_step(batch, self._drawn[0])
+        else:
             self._risk_step()
+
+    def _shares_batches(self) -> bool:
+        """Whether the safety critic would draw its batches from the same distribution as SAC does.
+
+        It then learns from SAC's batch, with the next actions that SAC drew: about 1 of 17 ms a step of SACLag.
+        """
+        hindsight = isinstance(self.replay_buffer, HerReplayBuffer)
+        return self.offline_buffer is None and self.positive_fraction is None and not hindsight
 
     def _risk_batch(self) -> CostBatch:
         """A batch of the offline and the online transitions together."""
         filled = [b for b in (self.offline_buffer, self.replay_buffer) if b is not None and b.size() > 0]
         return sample_union(filled, self.batch_size, self._vec_normalize_env, self.positive_fraction)  # type: ignore
 
-    def _risk_step(self) -> None:
+    def _risk_step(self, batch: CostBatch | None = None, next_actions: th.Tensor | None = None) -> None:
         """One update of the safety critic, and of what follows it on the same batch."""
-        batch = self._risk_batch()
-        loss = self.safety_critic.update(batch, self._risk_next_actions(batch))
+        batch = self._risk_batch() if batch is None else batch
+        loss = self.safety_critic.update(batch, self._risk_next_actions(batch, next_actions))
         self._metrics["safety/critic_loss"].append(loss)
         self._follow_risk(batch)
 
-    def _risk_next_actions(self, batch: CostBatch) -> th.Tensor:
+    def _risk_next_actions(self, batch: CostBatch, actions: th.Tensor | None = None) -> th.Tensor:
+        """Actions ``[B, A]`` for the target of the risk; ``actions`` are those of the task policy, if known."""
         with th.no_grad():
             obs = batch.next_observations
-            actions: th.Tensor = self.actor(obs)
+            if actions is None:
+                actions = self.actor(obs)
             if self.composite and self.selector is not None:
                 actions, _ = self.selector.select(obs, actions, lambda n: self._propose(obs, n), deterministic=False)
         return actions

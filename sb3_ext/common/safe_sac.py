@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
 from sb3_ext.common.buffers import CostBatch
+from sb3_ext.common.fused import fit
 from sb3_ext.common.off_policy import SafeOffPolicy
 from sb3_ext.common.safety_critic import frozen
 
@@ -26,7 +27,7 @@ class SafeSAC(SafeOffPolicy, SAC):
         env: as in SB3.
         *args: SB3's further arguments, as they stand there.
         missing_cost: what a step without ``info["cost"]`` means: ``"raise"`` or ``"zero"``.
-        optimize: ``"sb3"``, or ``"fused"`` for fused Adam (the same mathematics, other rounding).
+        optimize: ``"sb3"``, or ``"fused"`` for derivatives written by hand (the same mathematics, other rounding).
         **kwargs: SAC's arguments.
 
     Raises:
@@ -77,7 +78,7 @@ class SafeSAC(SafeOffPolicy, SAC):
             self._update_critic(batch, ent_coef)
             self._update_actor(batch, actions, log_prob, ent_coef)
             if gradient_step % self.target_update_interval == 0:
-                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+                self._move_target(self.critic, self.critic_target)
                 polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
             self._safety_step(batch)
         self._n_updates += gradient_steps
@@ -104,11 +105,9 @@ class SafeSAC(SafeOffPolicy, SAC):
             next_values, _ = th.min(next_values, dim=1, keepdim=True)
             next_values = next_values - ent_coef * next_log_prob.reshape(-1, 1)
             targets = self._rewards(batch) + (1 - batch.dones) * self.gamma * next_values
-        values = self.critic(batch.observations, batch.actions)
-        loss: th.Tensor = 0.5 * sum(F.mse_loss(value, targets) for value in values)  # type: ignore[assignment]
-        self._metrics["train/critic_loss"].append(loss.item())
         self.critic.optimizer.zero_grad()
-        loss.backward()
+        loss = fit(self.critic, batch, lambda values: 0.5 * sum(F.mse_loss(value, targets) for value in values))
+        self._metrics["train/critic_loss"].append(loss)
         self.critic.optimizer.step()
 
     def _update_actor(self, batch: CostBatch, actions: th.Tensor, log_prob: th.Tensor, ent_coef: th.Tensor) -> None:

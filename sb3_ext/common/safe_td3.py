@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
 from sb3_ext.common.buffers import CostBatch
+from sb3_ext.common.fused import fit
 from sb3_ext.common.off_policy import SafeOffPolicy
 from sb3_ext.common.safety_critic import frozen
 
@@ -26,7 +27,7 @@ class SafeTD3(SafeOffPolicy, TD3):
         env: as in SB3.
         *args: SB3's further arguments, as they stand there.
         missing_cost: what a step without ``info["cost"]`` means: ``"raise"`` or ``"zero"``.
-        optimize: ``"sb3"``, or ``"fused"`` for fused Adam.
+        optimize: ``"sb3"``, or ``"fused"``, see ``SafeSAC``.
         **kwargs: TD3's arguments.
 
     Raises:
@@ -82,11 +83,9 @@ class SafeTD3(SafeOffPolicy, TD3):
             next_values = th.cat(self.critic_target(batch.next_observations, self._next_actions(batch)), dim=1)
             next_values, _ = th.min(next_values, dim=1, keepdim=True)
             targets = self._rewards(batch) + (1 - batch.dones) * self.gamma * next_values
-        values = self.critic(batch.observations, batch.actions)
-        loss: th.Tensor = sum(F.mse_loss(value, targets) for value in values)  # type: ignore[assignment]
-        self._metrics["train/critic_loss"].append(loss.item())
         self.critic.optimizer.zero_grad()
-        loss.backward()
+        loss = fit(self.critic, batch, lambda values: sum(F.mse_loss(value, targets) for value in values))
+        self._metrics["train/critic_loss"].append(loss)
         self.critic.optimizer.step()
 
     def _update_actor(self, batch: CostBatch) -> None:
@@ -100,8 +99,8 @@ class SafeTD3(SafeOffPolicy, TD3):
         self.actor.optimizer.step()
 
     def _update_targets(self) -> None:
-        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-        polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
+        self._move_target(self.critic, self.critic_target)
+        self._move_target(self.actor, self.actor_target)
         polyak_update(self.critic_batch_norm_stats, self.critic_batch_norm_stats_target, 1.0)
         polyak_update(self.actor_batch_norm_stats, self.actor_batch_norm_stats_target, 1.0)
 

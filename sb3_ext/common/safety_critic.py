@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_ext.common.buffers import CostBatch, scale_action
+from sb3_ext.common.optim import FusedAdam
 
 RiskKind = Literal["probability", "return"]
 
@@ -46,6 +47,12 @@ class EnsembleMLP(nn.Module):
             hidden = th.relu(th.baddbmm(bias, hidden, weight))
         # A product with one column is several times slower as a matrix product than as a weighted sum.
         return (hidden * weights[-1].transpose(1, 2)).sum(-1) + biases[-1].squeeze(-1)
+
+    def fit(self, x: th.Tensor, loss_of: Callable[[th.Tensor], th.Tensor]) -> float:
+        """Give the weights their gradients of a loss of the outputs ``[n, B]``; returns it."""
+        loss = loss_of(self(x))
+        loss.backward()
+        return loss.item()
 
 
 def _xavier(n: int, in_features: int, out_features: int) -> th.Tensor:
@@ -93,9 +100,13 @@ class RiskNetwork(nn.Module):
 
     def forward(self, obs: Any, actions: th.Tensor) -> th.Tensor:
         """Raw outputs ``[n, B]``."""
+        return self.heads(self.inputs(obs, actions))
+
+    def inputs(self, obs: Any, actions: th.Tensor) -> th.Tensor:
+        """What the ensemble sees, ``[B, in]``."""
         features = self.features(preprocess_obs(obs, self.observation_space))
         features = (features - self.observation_mean) / self.observation_std
-        return self.heads(th.cat([features, actions.flatten(1)], dim=1))
+        return th.cat([features, actions.flatten(1)], dim=1)
 
 
 class SafetyCritic(nn.Module):
@@ -155,7 +166,7 @@ class SafetyCritic(nn.Module):
             observation_space, action_dim, n_critics, net_arch, features_extractor_class, features_extractor_kwargs
         )
         self.target = copy.deepcopy(self.online).requires_grad_(False)
-        self.optimizer = th.optim.Adam(self.online.parameters(), lr=learning_rate, fused=True)
+        self.optimizer = FusedAdam(self.online.parameters(), lr=learning_rate, fused=True)
 
     @property
     def device(self) -> th.device:
@@ -187,17 +198,18 @@ class SafetyCritic(nn.Module):
             next_actions: actions ``[B, A]`` at the next observations, scaled.
         """
         targets = self.targets(batch, next_actions).squeeze(1)
-        outputs = self.online(batch.observations, batch.executed_actions)
-        targets = targets.expand_as(outputs)
-        if self.loss == "bce":
-            loss = F.binary_cross_entropy_with_logits(outputs, targets) * len(outputs)
-        else:
-            loss = F.mse_loss(self._activate(outputs), targets) * len(outputs)
+
+        def loss_of(outputs: th.Tensor) -> th.Tensor:
+            expected = targets.expand_as(outputs)
+            if self.loss == "bce":
+                return F.binary_cross_entropy_with_logits(outputs, expected) * len(outputs)
+            return F.mse_loss(self._activate(outputs), expected) * len(outputs)
+
         self.optimizer.zero_grad()
-        loss.backward()
+        loss = self.online.heads.fit(self.online.inputs(batch.observations, batch.executed_actions), loss_of)
         self.optimizer.step()
         self.update_target(self.tau)
-        return float(loss.detach())
+        return loss
 
     def update_target(self, tau: float) -> None:
         """Move the target network towards the online one (``tau=1`` copies it)."""

@@ -10,6 +10,7 @@ from corridors import (
     RISK_CLASSES,
     Corridor,
     DictCorridor,
+    GoalCorridor,
     assert_same_weights,
     differing,
     pretrained,
@@ -19,6 +20,7 @@ from corridors import (
     tiny,
     vec,
 )
+from stable_baselines3 import HerReplayBuffer
 
 from safe_wrappers import Transitions
 from sb3_ext import SQRL, CostReplayBuffer, RecoveryRL, SACLag
@@ -146,6 +148,22 @@ def test_without_online_updates_the_critic_stays_as_pretrained(cls):
     before = critic_weights(model)
     assert differing(before, critic_weights(model.learn(40))) == []
     assert differing(before, critic_weights(tiny(cls).pretrain(recorded(), steps=5).learn(40)))
+
+
+@pytest.mark.parametrize("given", ["nothing", "offline data", "positive_fraction", "hindsight"])
+def test_the_risk_learns_from_sacs_batch_only_where_it_would_draw_the_same(given, monkeypatch):
+    kwargs = {"positive_fraction": 0.5} if given == "positive_fraction" else {}
+    env = Corridor()
+    if given == "hindsight":
+        env, kwargs = GoalCorridor(), {"replay_buffer_class": HerReplayBuffer}
+    model = tiny(SACLag, env, **kwargs)
+    if given == "offline data":
+        model.pretrain(recorded(), steps=1)
+    drawn, risk_batch = [], model._risk_batch
+    monkeypatch.setattr(model, "_risk_batch", lambda: drawn.append(1) or risk_batch())
+    before = critic_weights(model)
+    model.learn(40)
+    assert bool(drawn) == (given != "nothing") and differing(before, critic_weights(model))
 
 
 def test_composite_takes_the_filtered_policys_next_actions():
