@@ -29,6 +29,8 @@ from sb3_ext.common.trust_region import MAX_LIMITS, TrustRegionStep, trust_regio
 
 Surrogates = Callable[[], tuple[th.Tensor, th.Tensor]]
 """The surrogate objectives ``[1 + K]`` of reward and costs, and the divergence from the old policy."""
+ALIKE = 1.0 - 1e-3
+"""Most that two limits are taken to agree: what is left between two of the same cost is the solver's rounding."""
 
 
 class CPO(CostOnPolicy, TRPO):
@@ -98,7 +100,8 @@ class CPO(CostOnPolicy, TRPO):
         (rollout,) = self.rollout_buffer.get(batch_size=None)
         surrogates = self._surrogates(rollout.every(self.sub_sampling_factor))
         params, direction, step = self._search_direction(surrogates, excess)
-        success, gain, divergence = self._line_search(surrogates, params, direction, excess, step.feasible)
+        excess[list(step.helpless)] = -np.inf  # or an exceeded one would reject every step
+        success, gain, divergence = self._line_search(surrogates, params, direction, excess, not step.recovers)
         self.last_step = step
         self.logger.record("train/policy_objective", gain)
         self.logger.record("train/kl_divergence_loss", divergence)
@@ -135,11 +138,12 @@ class CPO(CostOnPolicy, TRPO):
         fisher = partial(self.hessian_vector_product, params, divergence_gradient)
         natural = conjugate_gradient_solver(fisher, reward_gradient, max_iter=self.cg_max_steps)
         curvature = float(natural @ fisher(natural))
-        with th.random.fork_rng():  # the solver draws where it starts; TRPO draws once
+        with self._random_streams_kept():  # the solver draws where it starts; TRPO draws once
             costs = th.stack([_solve(fisher, gradient, self.cg_max_steps) for gradient in gradients])
         towards = th.stack(gradients)
         r, s = (towards @ natural).double().cpu().numpy(), (towards @ costs.T).double().cpu().numpy()
-        step = trust_region_step(curvature, r, (s + s.T) / 2.0, excess, self.target_kl)
+        s = np.where(np.eye(len(s)), s, ALIKE * (s + s.T) / 2.0)
+        step = trust_region_step(curvature, r, s, excess, self.target_kl)
         weights = th.as_tensor(step.costs, dtype=costs.dtype, device=costs.device)
         return params, step.reward * natural + weights @ costs, step
 

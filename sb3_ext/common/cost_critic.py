@@ -47,7 +47,7 @@ class CostCritic(nn.Module):
         if n_epochs < 1 or batch_size < 1:
             raise ValueError(f"n_epochs and batch_size must be >= 1, got {n_epochs} and {batch_size}")
         if net_arch is None:
-            net_arch = policy.net_arch["vf"] if isinstance(policy.net_arch, dict) else policy.net_arch
+            net_arch = policy.net_arch.get("vf", []) if isinstance(policy.net_arch, dict) else policy.net_arch
         self.observation_space, self.normalize_images = policy.observation_space, policy.normalize_images
         self.n_epochs, self.batch_size = n_epochs, batch_size
         self.features = policy.make_features_extractor()

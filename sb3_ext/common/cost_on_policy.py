@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
@@ -91,6 +90,21 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         except TypeError as error:
             raise ValueError(f"cost_critic_kwargs do not fit CostCritic: {error}") from error
 
+    @classmethod
+    def load(cls, path: Any, env: Any = None, *args: Any, cost_limit: Any = None, **kwargs: Any) -> Self:
+        """SB3's ``load``; a ``cost_limit`` takes the place of the saved one.
+
+        Raises:
+            ValueError: as ``SafeAlgorithm.load``, or if ``cost_limit`` is not on the costs that the model has learned.
+        """
+        model = super().load(path, env, *args, **kwargs)
+        if cost_limit is not None:
+            limits = check_cost_limits(cost_limit)
+            if list(limits) != list(model.cost_limits):
+                raise ValueError(f"cost_limit must be on {list(model.cost_limits)} in {path}, got {list(limits)}")
+            model.cost_limits = limits
+        return model
+
     # ------------------------------------------------------------------ costs
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
@@ -102,7 +116,7 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         """Advantages ``[T, N, K]`` of the costs of this rollout, on which the cost critic is then fitted."""
         self._compare_episodes()
         observations = _flatten(self.rollout_buffer.observations)
-        with th.random.fork_rng():  # an extractor may draw, e.g. with dropout
+        with self._random_streams_kept():  # an extractor may draw, e.g. with dropout
             values = self._cost_values(observations)
             costs = self._bootstrapped_costs()
             advantages = cost_advantages(costs, values, self._continues(), self.cost_gamma, self.cost_gae_lambda)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -44,9 +45,13 @@ class SafeAlgorithm(BaseAlgorithm):
     def _build_parts(self, missing_cost: str) -> None:
         """To be called at the end of ``_setup_model``."""
         self._costs = self._make_costs(missing_cost)
-        # A fork leaves SB3's own random stream as it is: with inert parts training equals SB3's bit for bit.
-        with th.random.fork_rng():
+        # With inert parts training equals SB3's bit for bit.
+        with self._random_streams_kept():
             self._setup_safety()
+
+    def _random_streams_kept(self) -> AbstractContextManager[None]:
+        """What is drawn within leaves torch's streams as they are; devices that the model is not on stay untouched."""
+        return th.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device])
 
     def _make_costs(self, missing_cost: str) -> EpisodeCosts:
         """What adds up the costs of each episode."""

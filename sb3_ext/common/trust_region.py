@@ -20,12 +20,19 @@ class TrustRegionStep(NamedTuple):
         costs: :math:`\beta`, ``[K]``.
         feasible: whether any step in the trust region meets the limits, to first order.
         active: indices of the limits that the step meets with equality.
+        helpless: indices of the limits whose gradient is 0, so that no step changes them.
     """
 
     reward: float
     costs: NDArray[np.float64]
     feasible: bool
     active: tuple[int, ...] = ()
+    helpless: tuple[int, ...] = ()
+
+    @property
+    def recovers(self) -> bool:
+        """Whether all that the step can do is to reduce what is exceeded."""
+        return not self.feasible and self.reward == 0.0
 
     @property
     def multipliers(self) -> NDArray[np.float64]:
@@ -71,8 +78,9 @@ def trust_region_step(
         best = max(allowed, key=lambda step: step.reward * q + r @ step.costs)
     else:
         best = _recovery(np.where(steers, np.maximum(c, 0.0), 0.0), s, delta)
-    beyond_help = bool(np.any(c[~steers] > 0.0))
-    return best._replace(costs=best.costs / norms, feasible=best.feasible and not beyond_help)
+    helpless = np.flatnonzero(~steers)
+    feasible = best.feasible and not np.any(c[helpless] > 0.0)
+    return best._replace(costs=best.costs / norms, feasible=bool(feasible), helpless=tuple(helpless.tolist()))
 
 
 def _step_along(

@@ -44,6 +44,14 @@ class TermsCorridor(Corridor):
         return *rest, info | terms | {COST: sum(terms.values())}
 
 
+class TwinCorridor(Corridor):
+    """The cost in one term: the same number under two names."""
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, info | {"cost_twin": info[COST]}
+
+
 class BrokenCost(Corridor):
     """Reports ``value`` as its cost."""
 

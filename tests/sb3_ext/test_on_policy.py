@@ -15,6 +15,7 @@ from on_policy import (
     DictCorridor,
     ImageCorridor,
     TermsCorridor,
+    TwinCorridor,
     tiny,
     vec,
 )
@@ -30,6 +31,7 @@ from sb3_ext.common.cost_rollout import CostRolloutBuffer
 
 every_class = pytest.mark.parametrize("cls", ON_POLICY)
 INERT = 1e9
+SEARCH = "train/is_line_search_success"
 BASES = {PPOLag: PPO, PPOPID: PPO, TRPOLag: TRPO, TRPOPID: TRPO, CPO: TRPO}
 GSDE = {"use_sde": True, "sde_sample_freq": 4}
 
@@ -78,6 +80,23 @@ def test_cpo_takes_trpos_step_with_options(kwargs):
     assert differing(*shared(model, tiny(TRPO, vec(noise=0.3), **kwargs).learn(40)), tolerance=1e-5) == []
 
 
+def test_cpo_takes_trpos_step_where_it_cannot_help():
+    """Every step costs 1, and only the next one counts: there is nothing to learn about costs."""
+    env = dict(kind=BrokenCost, value=1.0)
+    model, plain = tiny(CPO, vec(**env), cost_limit=0.0, cost_gamma=0.0).learn(40), tiny(TRPO, vec(**env)).learn(40)
+    assert differing(*shared(model, plain), tolerance=1e-5) == []
+    assert not model.last_step.feasible and model.last_step.helpless == (0,)
+
+
+def test_cpo_takes_the_same_limit_twice_for_one():
+    """Two limits on one cost differ by rounding only, of which no step may be made."""
+    searches = []
+    discounts = dict(gamma=0.95, cost_gamma=0.95)
+    model = tiny(CPO, vec(4, TwinCorridor), cost_limit={"cost": 0.5, "cost_twin": 0.5}, n_steps=100, **discounts)
+    model.learn(6_000, callback=lambda *_: searches.append(model.logger.name_to_value.get(SEARCH, 1.0)) or True)
+    assert min(searches) == 1.0 and model.last_step.feasible
+
+
 @every_class
 def test_random_streams_are_left_where_sb3_leaves_them(cls):
     draws = []
@@ -119,6 +138,18 @@ def test_learns_from_images(cls):
     extractor = [weight.clone() for weight in model.cost_critic.features.parameters()]
     model.learn(32)
     assert any(not th.equal(a, b) for a, b in zip(extractor, model.cost_critic.features.parameters(), strict=True))
+
+
+@every_class
+@pytest.mark.parametrize("net_arch", [[], {"pi": [8]}, {"vf": [8]}])
+def test_learns_with_few_layers(cls, net_arch):
+    tiny(cls, vec(noise=0.3), policy_kwargs={"net_arch": net_arch}).learn(40)
+
+
+@every_class
+def test_gpus_that_the_model_is_not_on_are_left_alone(cls, monkeypatch):
+    monkeypatch.setattr(th.cuda, "device_count", lambda: 2)  # asked for their random state they would say that none is
+    tiny(cls, vec(noise=0.3)).learn(80)
 
 
 @pytest.mark.parametrize("cls", [PPOLag, CPO])
@@ -212,6 +243,16 @@ def test_multipliers_come_back_with_their_state(cls, tmp_path):
         assert again.multipliers[name].value == price.value > 0
         price.update(0.3), again.multipliers[name].update(0.3)
         assert again.multipliers[name].value == price.value
+
+
+@every_class
+def test_another_limit_for_a_saved_model(cls, tmp_path):
+    limits = {"cost_depth": 1.0, "cost_presence": 1.0}
+    tiny(cls, vec(kind=TermsCorridor), cost_limit=limits).save(tmp_path / "model")
+    again = cls.load(tmp_path / "model", cost_limit=limits | {"cost_depth": 0.5})
+    assert again.cost_limits == {"cost_depth": 0.5, "cost_presence": 1.0}
+    with pytest.raises(ValueError, match=r"must be on \['cost_depth', 'cost_presence'\] in .*, got \['cost'\]"):
+        cls.load(tmp_path / "model", cost_limit=3.0)
 
 
 @every_class
