@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -64,7 +66,11 @@ def make_five_tuple(env_id: str, **kwargs: Any) -> gym.Env:
     """Entry point of the five-tuple IDs; time limit and checks are left to ``gymnasium.make``."""
     spec = gym.registry[env_id]
     creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    return SafetyGymEnv(creator(**{**spec.kwargs, **kwargs}))
+    env = SafetyGymEnv(creator(**{**copy.deepcopy(spec.kwargs), **kwargs}))
+    task: Any = getattr(env.unwrapped, "task", None)
+    if spec.max_episode_steps is not None and hasattr(task, "num_steps"):
+        task.num_steps = math.inf  # a second time limit, which no `max_episode_steps` could raise
+    return env
 
 
 def make_six_tuple(env_id: str, **kwargs: Any) -> gym.Env:

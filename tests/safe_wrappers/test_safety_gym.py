@@ -89,6 +89,14 @@ def test_time_limit_and_episode_cost():
     assert last[2:4] == (False, True) and last[-1][EPISODE_COST]["length"] == 7
 
 
+@pytest.mark.parametrize("env_id", ["SafetyPointCircle1-v0", "SafetyHalfCheetahVelocity-v1"])
+def test_longer_time_limits(env_id):
+    env = safety_gym.make(env_id, max_episode_steps=1005)
+    env.reset(seed=0)
+    action = np.zeros(env.action_space.shape)
+    assert next(n for n in range(1, 2000) if any(env.step(action)[2:4])) == 1005
+
+
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_make_vec_is_its_single_environments(mode):
     envs = safety_gym.make_vec("SafetyPointCircle1-v0", num_envs=2, vectorization_mode=mode)
@@ -129,9 +137,16 @@ def test_copies_go_on_as_the_original_does(env_id, clone):
 
 
 def test_the_global_generator_is_left_alone():
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state()
     safety_gym.make("SafetyPointGoal1-v0").reset()
-    assert np.array_equal(np.random.get_state()[1], before)
+    after = np.random.get_state()
+    assert np.array_equal(after[1], before[1]) and after[2:] == before[2:]
+
+
+def test_the_registry_is_left_alone():
+    env = safety_gym.make("SafetyPointGoal1-v0")
+    env.unwrapped.config["lidar_num_bins"] = 3
+    assert "lidar_num_bins" not in gym.spec("SafetyPointGoal1-v0").kwargs["config"]
 
 
 @pytest.mark.parametrize("action", [[0.0], [0.0, np.nan], [[0.0, 0.0]]])
