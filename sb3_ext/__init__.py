@@ -4,7 +4,7 @@ from sb3_ext.common.buffers import CostBatch, CostDictReplayBuffer, CostHerRepla
 from sb3_ext.common.callbacks import CostLoggingCallback, SafeEvalCallback
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
 from sb3_ext.common.export import ExportedFilter, load_critic, load_filter, pretrained_filter, save_critic
-from sb3_ext.common.limits import discounted_limit
+from sb3_ext.common.limits import discounted_limit, safe_steps
 from sb3_ext.common.multipliers import GradientMultiplier, Multiplier, PIDMultiplier, ScheduleMultiplier
 from sb3_ext.common.recovery_policy import RecoveryActor
 from sb3_ext.common.safe_sac import SafeSAC
@@ -13,6 +13,7 @@ from sb3_ext.common.safety_critic import SafetyCritic
 from sb3_ext.common.selectors import RejectionSampling, ThresholdRecovery
 from sb3_ext.common.vec_envs import GymVecEnv, VecRecoveryFilter
 from sb3_ext.cpo import CPO
+from sb3_ext.dual_agent import DualAgent
 from sb3_ext.ppo_lag import PPOPID, PPOLag
 from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
 from sb3_ext.recovery_rl import RecoveryRL
@@ -32,6 +33,7 @@ __all__ = [
     "CostHerReplayBuffer",
     "CostLoggingCallback",
     "CostReplayBuffer",
+    "DualAgent",
     "ExportedFilter",
     "GradientMultiplier",
     "GymVecEnv",
@@ -57,5 +59,6 @@ __all__ = [
     "load_critic",
     "load_filter",
     "pretrained_filter",
+    "safe_steps",
     "save_critic",
 ]

@@ -24,7 +24,8 @@ class CostBatch(NamedTuple):
     """A batch of ``B`` transitions; the first six fields are those of SB3's ``ReplayBufferSamples``.
 
     Actions are scaled to [-1, 1]. ``actions`` are the proposed ones (they train the reward critic and the task
-    policy), ``executed_actions`` those that the environment received (they train the risk critic).
+    policy), ``executed_actions`` those that the environment received (they train the risk critic). ``dones`` leave
+    out the ends by time limit, ``timeouts`` are these.
     """
 
     observations: th.Tensor | TensorDict
@@ -36,6 +37,7 @@ class CostBatch(NamedTuple):
     costs: th.Tensor
     violations: th.Tensor
     executed_actions: th.Tensor
+    timeouts: th.Tensor | None = None
 
     def join(self, *others: CostBatch) -> CostBatch:
         """This batch and the others after one another."""
@@ -93,6 +95,7 @@ class CostStorage(ReplayBuffer):
             costs=self.to_torch(self.costs[rows].reshape(-1, 1)),
             violations=self.to_torch(self.violations[rows].reshape(-1, 1)),
             executed_actions=self.to_torch(self.executed_actions[rows]),
+            timeouts=self.to_torch(self.timeouts[rows].reshape(-1, 1)),
         )
 
     def _get_samples(self, batch_inds: NDArray[np.intp], env: VecNormalize | None = None) -> Any:
@@ -163,6 +166,7 @@ class CostHerReplayBuffer(CostStorage, HerReplayBuffer):  # type: ignore[misc]  
             costs=self.to_torch(self.costs[rows].reshape(-1, 1)),
             violations=self.to_torch(self.violations[rows].reshape(-1, 1)),
             executed_actions=self.to_torch(self.executed_actions[rows]),
+            timeouts=self.to_torch(self.timeouts[rows].reshape(-1, 1)),
         )  # fmt: skip
 
     def _get_real_samples(self, batch_indices: Any, env_indices: Any, env: VecNormalize | None = None) -> Any:

@@ -68,7 +68,7 @@ def save(model: Any, folder: str | Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str) -> Any:
+def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str, **kwargs: Any) -> Any:
     """Read the checkpoint that ``folder`` points to; see ``SafeAlgorithm.load_checkpoint``."""
     pointer = Path(folder) / POINTER
     if not pointer.is_file():
@@ -83,7 +83,7 @@ def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str) 
     if environments["env"].pickled is None and env is None:
         raise ValueError(f"the environments of {folder} could not be copied into it: pass env=, made as for training")
     environment = unpack_env(environments["env"]) if env is None else env
-    model = cls.load(complete / "model.zip", env=environment, device=device, force_reset=False)
+    model = cls.load(complete / "model.zip", env=environment, device=device, force_reset=False, **kwargs)
     model.env.unwrapped._reset_seeds()  # load has seeded it for a reset that this run never made
     if environments["_safety_env"].pickled is not None:
         model._safety_env = unpack_env(environments["_safety_env"])

@@ -46,6 +46,36 @@ def discounted_limit(cost_limit: float, gamma: float, episode_length: int) -> fl
     return cost_limit * effective / episode_length
 
 
+def safe_steps(eps_risk: float, gamma_risk: float, horizon: int | None = None) -> float:
+    r"""The discounted number of safe steps ahead, if each step is safe with probability :math:`1 - \delta`.
+
+    Dual-agent safety correction: equation 7, :math:`(1 - \delta) / (1 - \bar\gamma)`, or with a horizon ``T`` equation
+    9, the mean over the steps of an episode that has ``T``:
+    :math:`(1 - \delta) (T (1 - \bar\gamma) - \bar\gamma (1 - \bar\gamma^T)) / (T (1 - \bar\gamma)^2)`.
+
+    Args:
+        eps_risk: highest accepted probability of an unsafe step, in [0, 1] (the paper's delta).
+        gamma_risk: discount, in [0, 1) (the paper's gamma with a bar).
+        horizon: steps of an episode; None: no end.
+
+    Raises:
+        ValueError: for values outside these ranges.
+
+    Examples:
+        >>> round(safe_steps(0.05, 0.9), 4), round(safe_steps(0.05, 0.9, 50), 4)
+        (9.5, 7.7988)
+    """
+    check_probability("eps_risk", eps_risk)
+    if not 0.0 <= gamma_risk < 1.0:
+        raise ValueError(f"gamma_risk must be in [0, 1), got {gamma_risk}")
+    if horizon is None:
+        return (1.0 - eps_risk) / (1.0 - gamma_risk)
+    if horizon < 1:
+        raise ValueError(f"horizon must be >= 1 or None, got {horizon}")
+    beyond = gamma_risk * (1.0 - gamma_risk**horizon) / (horizon * (1.0 - gamma_risk))
+    return (1.0 - eps_risk) * (1.0 - beyond) / (1.0 - gamma_risk)
+
+
 def check_cost_limits(cost_limit: float | Mapping[str, float]) -> dict[str, float]:
     """The limits by the names of the costs.
 

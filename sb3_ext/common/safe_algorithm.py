@@ -140,15 +140,18 @@ class SafeAlgorithm(BaseAlgorithm):
         checkpoint.save(self, folder)
 
     @classmethod
-    def load_checkpoint(cls, folder: str | Path, env: Any = None, device: th.device | str = "auto") -> Self:
+    def load_checkpoint(
+        cls, folder: str | Path, env: Any = None, device: th.device | str = "auto", **kwargs: Any
+    ) -> Self:
         """Continue from ``save_checkpoint``: call ``learn(..., reset_num_timesteps=False)`` on the result.
 
         Args:
             folder: where the checkpoint was written.
             env: needed only where the environments could not be copied into the checkpoint.
             device: where to put the model.
+            **kwargs: further arguments of ``load``.
 
         Raises:
             ValueError: if there is no complete checkpoint, or ``env`` is needed and missing.
         """
-        return checkpoint.load(cls, folder, env, device)
+        return checkpoint.load(cls, folder, env, device, **kwargs)

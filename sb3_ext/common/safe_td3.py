@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3 import TD3
 from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.td3.policies import TD3Policy
 from torch.nn import functional as F
 
 from sb3_ext.common.buffers import CostBatch
@@ -19,8 +20,8 @@ from sb3_ext.common.safety_critic import frozen
 class SafeTD3(SafeOffPolicy, TD3):
     """Template of the TD3 family; as it is, it equals SB3's ``TD3`` bit for bit on the same seed.
 
-    The hooks are those of ``SafeSAC``; ``_safety_step`` runs at every gradient step, the actor's at every
-    ``policy_delay``-th.
+    The hooks are those of ``SafeSAC``, but ``_targets`` in place of ``_next_actions``; ``_safety_step`` runs at every
+    gradient step, the actor's at every ``policy_delay``-th.
 
     Args:
         policy: as in SB3, any of its policy classes.
@@ -47,12 +48,9 @@ class SafeTD3(SafeOffPolicy, TD3):
         """Rewards ``[B, 1]`` that the reward critics learn from."""
         return batch.rewards
 
-    def _next_actions(self, batch: CostBatch) -> th.Tensor:
-        """Smoothed target actions ``[B, A]`` at the next observations."""
-        noise = batch.actions.clone().data.normal_(0, self.target_policy_noise)
-        noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
-        actions: th.Tensor = (self.actor_target(batch.next_observations) + noise).clamp(-1, 1)
-        return actions
+    def _targets(self, batch: CostBatch) -> th.Tensor:
+        """What the critics learn, ``[B, 1]``."""
+        return self._rewards(batch) + (1 - batch.dones) * self.gamma * self._next_values(self.policy, batch)
 
     def _actor_loss(self, batch: CostBatch, actions: th.Tensor, value: th.Tensor) -> th.Tensor:
         """Loss of the actor; ``value`` ``[B, 1]`` is the first critic's at its ``actions`` ``[B, A]``."""
@@ -61,42 +59,63 @@ class SafeTD3(SafeOffPolicy, TD3):
     def _safety_step(self, batch: CostBatch) -> None:
         """Train the safety parts, after TD3's own update of this step."""
 
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        """Those that follow ``learning_rate``."""
+        return [self.actor.optimizer, self.critic.optimizer]
+
     # ------------------------------------------------------------------ training
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """TD3's update, with the hooks above (see SB3's ``TD3.train``)."""
         self.policy.set_training_mode(True)
-        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        self._update_learning_rate(self._optimizers())
         self._metrics = defaultdict(list)
         for _ in range(gradient_steps):
             self._n_updates += 1
             batch: CostBatch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore
-            self._update_critic(batch)
-            if self._n_updates % self.policy_delay == 0:
-                self._update_actor(batch)
-                self._update_targets()
+            self._update(batch)
             self._safety_step(batch)
         self._log_metrics()
 
-    def _update_critic(self, batch: CostBatch) -> None:
-        with th.no_grad():
-            next_values = th.cat(self.critic_target(batch.next_observations, self._next_actions(batch)), dim=1)
-            next_values, _ = th.min(next_values, dim=1, keepdim=True)
-            targets = self._rewards(batch) + (1 - batch.dones) * self.gamma * next_values
-        self.critic.optimizer.zero_grad()
-        loss = fit(self.critic, batch, lambda values: sum(F.mse_loss(value, targets) for value in values))
+    def _update(self, batch: CostBatch) -> None:
+        loss = self._fit_critics(self.policy, batch, self._targets(batch))
         self._metrics["train/critic_loss"].append(loss)
-        self.critic.optimizer.step()
+        if self._n_updates % self.policy_delay == 0:
+            actions, value = self._own_actions(self.policy, batch)
+            loss = self._descend(self.policy, self._actor_loss(batch, actions, value))
+            self._metrics["train/actor_loss"].append(loss)
+            self._update_targets()
 
-    def _update_actor(self, batch: CostBatch) -> None:
-        actions = self.actor(batch.observations)
-        with frozen(self.critic):
-            value = self.critic.q1_forward(batch.observations, actions)  # type: ignore[arg-type]  # takes a dict as well
-        loss = self._actor_loss(batch, actions, value)
-        self._metrics["train/actor_loss"].append(loss.item())
-        self.actor.optimizer.zero_grad()
+    # The steps of any TD3 policy, so that an algorithm may train more than one.
+
+    def _next_values(self, policy: TD3Policy, batch: CostBatch) -> th.Tensor:
+        """Smaller target value ``[B, 1]`` of the smoothed target actions at the next observations."""
+        with th.no_grad():
+            noise = batch.actions.clone().data.normal_(0, self.target_policy_noise)
+            noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
+            actions = (policy.actor_target(batch.next_observations) + noise).clamp(-1, 1)
+            values: th.Tensor = th.cat(policy.critic_target(batch.next_observations, actions), dim=1)
+            return values.min(dim=1, keepdim=True).values
+
+    def _fit_critics(self, policy: TD3Policy, batch: CostBatch, targets: th.Tensor) -> float:
+        """One step of the critics; returns the loss."""
+        policy.critic.optimizer.zero_grad()
+        loss = fit(policy.critic, batch, lambda values: sum(F.mse_loss(value, targets) for value in values))
+        policy.critic.optimizer.step()
+        return loss
+
+    def _own_actions(self, policy: TD3Policy, batch: CostBatch) -> tuple[th.Tensor, th.Tensor]:
+        """The actor's actions ``[B, A]`` and the first critic's value ``[B, 1]`` of them; differentiable."""
+        actions = policy.actor(batch.observations)
+        with frozen(policy.critic):
+            return actions, policy.critic.q1_forward(batch.observations, actions)  # type: ignore[arg-type]  # or a dict
+
+    def _descend(self, policy: TD3Policy, loss: th.Tensor) -> float:
+        """One step of the actor; returns the loss."""
+        policy.actor.optimizer.zero_grad()
         loss.backward()
-        self.actor.optimizer.step()
+        policy.actor.optimizer.step()
+        return loss.item()
 
     def _update_targets(self) -> None:
         self._move_target(self.critic, self.critic_target)

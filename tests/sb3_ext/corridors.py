@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from safe_wrappers import Transitions
 from safe_wrappers.info import COST, SUCCESS, VIOLATION
-from sb3_ext import RCPO, RSPO, SQRL, RecoveryRL, RiskSensitiveSAC, SACLag, SafeSAC, SafeTD3
+from sb3_ext import RCPO, RSPO, SQRL, DualAgent, RecoveryRL, RiskSensitiveSAC, SACLag, SafeSAC, SafeTD3
 
 WALL, HORIZON = 1.0, 10
 LOW, HIGH = np.array([-2.0, 0.0], np.float32), np.array([3.0, 10.0], np.float32)
@@ -106,7 +106,7 @@ def vec(n_envs=1, kind=Corridor, normalize=False, subprocess=False, **kwargs):
 # ---------------------------------------------------------------------- models
 
 RISK_CLASSES = [SACLag, RSPO, RCPO, RiskSensitiveSAC, SQRL, RecoveryRL]
-CLASSES = [SafeSAC, SafeTD3, *RISK_CLASSES]
+CLASSES = [SafeSAC, SafeTD3, DualAgent, *RISK_CLASSES]
 QUIET = "ignore:RecoveryRL starts with an untrained safety critic"
 
 
@@ -199,6 +199,11 @@ def some_observations(n=50, seed=1):
     """``n`` raw observations and actions in environment units."""
     data = recorded(n, seed=seed)
     return data.observations, data.actions
+
+
+def to_the_right(obs):
+    """A controller that goes as fast as it can, wall or not."""
+    return np.repeat(HIGH[None], len(obs), axis=0)
 
 
 def plain_sac(env, **kwargs):

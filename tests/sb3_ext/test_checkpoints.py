@@ -19,11 +19,12 @@ from corridors import (
     recorded,
     tensors,
     tiny,
+    to_the_right,
     vec,
 )
 from stable_baselines3 import HerReplayBuffer
 
-from sb3_ext import RSPO, SQRL, RecoveryRL, SACLag, SafeSAC, SafeTD3
+from sb3_ext import RSPO, SQRL, DualAgent, RecoveryRL, SACLag, SafeSAC, SafeTD3
 from sb3_ext.common import checkpoint, files
 from sb3_ext.common.checkpoint import has_checkpoint
 
@@ -74,6 +75,8 @@ CASES = {
     "SACLag, full buffer": lambda: tiny(SACLag, vec(3), buffer_size=30),
     "RSPO, by episodes": lambda: tiny(RSPO, anneal_episodes=10),
     "SafeTD3, action noise": lambda: tiny(SafeTD3, action_noise=noise()),
+    "DualAgent": lambda: tiny(DualAgent, vec(2)),
+    "DualAgent, given baseline": lambda: tiny(DualAgent, vec(2, normalize=True), baseline=to_the_right),
     "SafeSAC, gSDE": lambda: tiny(SafeSAC, use_sde=True, use_sde_at_warmup=True),
     "SQRL": lambda: tiny(SQRL).pretrain(recorded(), steps=5),
     "HER": lambda: tiny(SACLag, vec(2, GoalCorridor), replay_buffer_class=HerReplayBuffer, learning_starts=30),
