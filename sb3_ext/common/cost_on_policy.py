@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
@@ -107,10 +108,13 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------ costs
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> bool:
         """SB3's, with the costs of this rollout gathered from its beginning on."""
         self._costs.start()
-        return super().collect_rollouts(*args, **kwargs)
+        complete = super().collect_rollouts(env, callback, *args, **kwargs)
+        if not complete:  # SB3 leaves the step at which the callback stopped uncounted, and with it an episode's end
+            self._count_costs(callback.locals["infos"], callback.locals["dones"])
+        return complete
 
     def _learn_costs(self) -> NDArray[np.float64]:
         """Advantages ``[T, N, K]`` of the costs of this rollout, on which the cost critic is then fitted."""

@@ -71,7 +71,10 @@ class SafeAlgorithm(BaseAlgorithm):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         super()._update_info_buffer(infos, dones)
-        for episode in self._costs.add(infos, np.zeros(len(infos), dtype=bool) if dones is None else dones):
+        self._count_costs(infos, np.zeros(len(infos), dtype=bool) if dones is None else dones)
+
+    def _count_costs(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_]) -> None:
+        for episode in self._costs.add(infos, dones):
             self.n_episodes += 1
             self.n_violating_episodes += int(episode["violations"] > 0)
             self.ep_cost_buffer.append(episode["cost"])
@@ -135,7 +138,8 @@ class SafeAlgorithm(BaseAlgorithm):
         """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.
 
         The folder holds the model, the buffers, the environments (where they can be copied; otherwise this run and
-        the continued one both reset them here) and all random states.
+        the continued one both reset them here) and all random states. What an unfinished rollout of an on-policy
+        model has gathered is not kept: save between calls of ``learn``, or in a callback's ``_on_rollout_start``.
         """
         checkpoint.save(self, folder)
 

@@ -21,6 +21,7 @@ from on_policy import (
 )
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.logger import configure
 from test_checkpoints import assert_equal_runs, go
 
@@ -206,6 +207,14 @@ def test_unfinished_episodes_are_not_added_to_the_next_learn():
     assert model._costs.running_length == 10 and model.n_episodes == 2
 
 
+@every_class
+def test_a_callback_that_stops_at_the_end_of_an_episode_splits_none(cls):
+    """Ten steps at a cost of 1 each."""
+    model = tiny(cls, vec(kind=BrokenCost, value=1.0)).learn(100, callback=StopTrainingOnMaxEpisodes(1))
+    assert model.num_timesteps == 10 and list(model.ep_cost_buffer) == [10.0]
+    assert set(model.learn(40, reset_num_timesteps=False).ep_cost_buffer) == {10.0}
+
+
 # ---------------------------------------------------------------------- coming back
 
 
@@ -269,6 +278,27 @@ def test_interrupted_run_equals_uninterrupted_one(cls, env, tmp_path):
     assert_equal_runs(uninterrupted, continued)
     assert np.array_equal(uninterrupted._costs.running, continued._costs.running)
     assert np.array_equal(uninterrupted.episode_cost, continued.episode_cost)
+
+
+class SaveBetweenRollouts(BaseCallback):
+    def __init__(self, steps, folder):
+        super().__init__()
+        self.steps, self.folder = steps, folder
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_start(self):
+        if self.num_timesteps == self.steps:
+            self.model.save_checkpoint(self.folder)
+
+
+@every_class
+def test_checkpoints_of_a_callback_are_continued_exactly(cls, tmp_path):
+    uninterrupted = tiny(cls, vec(noise=0.3), cost_limit=0.05).learn(160, callback=SaveBetweenRollouts(80, tmp_path))
+    continued = cls.load_checkpoint(tmp_path).learn(80, reset_num_timesteps=False)
+    assert uninterrupted.num_timesteps == continued.num_timesteps
+    assert_same_weights(uninterrupted, continued)
 
 
 @every_class
