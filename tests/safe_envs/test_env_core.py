@@ -122,14 +122,11 @@ def test_points_need_two_columns():
         SQUARE.contains([1.0, 2.0])
 
 
-def test_import_is_light_and_fast():
-    program = (
-        "import sys, time; start = time.perf_counter(); import safe_envs; print(time.perf_counter() - start);"
-        "print([m for m in ('torch', 'stable_baselines3', 'mujoco', 'PIL', 'pygame', 'minari') if m in sys.modules])"
-    )
-    runs = [subprocess.check_output([sys.executable, "-c", program], text=True).split("\n") for _ in range(3)]
-    assert {run[1] for run in runs} == {"[]"}
-    assert min(float(run[0]) for run in runs) < 0.5
+def test_import_is_light():
+    """What makes an import slow is what it loads; benchmarks/speed.py measures the seconds."""
+    heavy = ("torch", "stable_baselines3", "mujoco", "pybullet", "panda_gym", "numba", "PIL", "pygame", "minari")
+    program = f"import sys, safe_envs; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
 
 def test_lazy_names_exist():
