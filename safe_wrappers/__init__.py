@@ -8,6 +8,7 @@ from safe_wrappers.masking import ActionMask, SafeSample, sample_safely
 from safe_wrappers.monitor import CostMonitor, EpisodeCost, EpisodeCosts
 from safe_wrappers.recovery import RecoveryFilter
 from safe_wrappers.risk import Filtered, allowed_actions, check_eps_risk, filter_action, filter_actions
+from safe_wrappers.safety_layer import SafetyLayer, correct_actions
 from safe_wrappers.transitions import Transitions
 
 __all__ = [
@@ -23,11 +24,13 @@ __all__ = [
     "MissingCostError",
     "RecoveryFilter",
     "SafeSample",
+    "SafetyLayer",
     "TerminateOnViolation",
     "ToSixTuple",
     "Transitions",
     "allowed_actions",
     "check_eps_risk",
+    "correct_actions",
     "filter_action",
     "filter_actions",
     "info",

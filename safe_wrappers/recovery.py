@@ -138,7 +138,7 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
         """Execute the proposed action, or the recovery action where the proposed one is too risky."""
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset() before step(): the filter decides on the last observation")
-        proposed = _check_proposed(action, self.action_space)
+        proposed = check_proposed(action, self.action_space)
         executed, intervened, risks = filter_actions(
             self.risk, self.recovery, self.eps_risk, self._observation, proposed, self.action_space
         )
@@ -172,7 +172,7 @@ def resolve_filter(model_or_path: Any, observation_space: spaces.Space[Any], act
     return model
 
 
-def _check_proposed(action: Any, space: spaces.Space[Any]) -> NDArray[Any]:
+def check_proposed(action: Any, space: spaces.Space[Any]) -> NDArray[Any]:
     """The proposed action as a batch of one.
 
     An action beyond the bounds passes: what to do with it is the environment's own rule (most clip).

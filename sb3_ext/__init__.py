@@ -14,10 +14,12 @@ from sb3_ext.common.selectors import RejectionSampling, ThresholdRecovery
 from sb3_ext.common.vec_envs import GymVecEnv, VecRecoveryFilter
 from sb3_ext.cpo import CPO
 from sb3_ext.dual_agent import DualAgent
+from sb3_ext.imitation import imitate
 from sb3_ext.ppo_lag import PPOPID, PPOLag
 from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
 from sb3_ext.recovery_rl import RecoveryRL
 from sb3_ext.sac_lag import RSPO, SACLag
+from sb3_ext.safety_layer import LinearCostModel
 from sb3_ext.sqrl import SQRL
 from sb3_ext.trpo_lag import TRPOPID, TRPOLag
 
@@ -37,6 +39,7 @@ __all__ = [
     "ExportedFilter",
     "GradientMultiplier",
     "GymVecEnv",
+    "LinearCostModel",
     "Multiplier",
     "PIDMultiplier",
     "PPOLag",
@@ -56,6 +59,7 @@ __all__ = [
     "VecRecoveryFilter",
     "discounted_limit",
     "evaluate_safely",
+    "imitate",
     "load_critic",
     "load_filter",
     "pretrained_filter",

@@ -253,15 +253,16 @@ class SafetyCritic(nn.Module):
 
     def tensors(self, obs: Any) -> Any:
         """Batched NumPy observations as tensors on the critic's device."""
-        return _as_tensors(obs, self.observation_space, self.device)
+        return as_tensors(obs, self.observation_space, self.device)
 
     def _activate(self, outputs: th.Tensor) -> th.Tensor:
         return th.sigmoid(outputs) if self.kind == "probability" else outputs
 
 
-def _as_tensors(obs: Any, space: spaces.Space[Any], device: th.device) -> Any:
+def as_tensors(obs: Any, space: spaces.Space[Any], device: th.device) -> Any:
+    """Batched NumPy observations of ``space`` as tensors."""
     if isinstance(space, spaces.Dict):
-        return {key: _as_tensors(obs[key], part, device) for key, part in space.spaces.items()}
+        return {key: as_tensors(obs[key], part, device) for key, part in space.spaces.items()}
     # Environments give images with their channels last, networks take them first; predict does the same.
     return th.as_tensor(maybe_transpose(np.asarray(obs), space), device=device)
 

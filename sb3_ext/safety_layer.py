@@ -1,0 +1,207 @@
+"""The learned half of the safety layer: a linear model of the next costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+from torch.nn import functional as F
+
+from safe_wrappers.info import COST, EXECUTED_ACTION, read_term
+from safe_wrappers.transitions import Observations, Transitions
+from sb3_ext.common.checkpoint import readable
+from sb3_ext.common.files import atomic_path
+from sb3_ext.common.optim import FusedAdam
+from sb3_ext.common.safety_critic import as_tensors, make_features_extractor
+
+
+class LinearCostModel(nn.Module):
+    r"""Predicts each term of the next cost as :math:`c_i(s) + g_i(s)^T a` (Dalal et al. 2018, section 5).
+
+    To be handed to ``safe_wrappers.SafetyLayer``, which corrects actions with it: around the environment of a trained
+    agent, or of any SB3 agent while it learns.
+
+    Deviations: the paper observes :math:`c_i(s)`, the signal before the step; here it is learned as :math:`g_i` is,
+    because a cost of 0 or 1 says little about the next one, and recorded transitions do not hold the one before. One
+    network gives the coefficients of all terms; observations are standardised.
+
+    Args:
+        observation_space: of the environment; any space that SB3 has a features extractor for.
+        action_space: of the environment, a Box of shape ``[A]``.
+        terms: what is predicted: ``"cost"`` or ``"cost_<term>"``.
+        net_arch: hidden layers.
+        learning_rate: of Adam.
+
+    Raises:
+        ValueError: if the actions are no Box of vectors, or there is no term.
+
+    Examples:
+        >>> import safe_envs
+        >>> from safe_wrappers import SafetyLayer
+        >>> env = gym.make("safe/Navigation2-v0")
+        >>> model = LinearCostModel(env.observation_space, env.action_space)
+        >>> error = model.fit(safe_envs.collect_constraint_data("safe/Navigation2-v0", 500, seed=0), steps=20)
+        >>> layer = SafetyLayer(env, model, step_limit=0.2)
+        >>> _ = layer.reset(seed=0)
+        >>> layer.step(env.action_space.sample())[-1]["intervened"]
+        False
+    """
+
+    observation_mean: th.Tensor
+    observation_std: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        terms: Sequence[str] = (COST,),
+        *,
+        net_arch: Sequence[int] = (64, 64),
+        learning_rate: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if not (isinstance(action_space, spaces.Box) and len(action_space.shape) == 1):
+            raise ValueError(f"a LinearCostModel needs a Box of actions of shape (A,), got {action_space}")
+        if not terms or isinstance(terms, str):
+            raise ValueError(f"terms must name at least one cost in a sequence, got {terms!r}")
+        self.observation_space, self.action_space, self.terms = observation_space, action_space, tuple(terms)
+        self.config: dict[str, Any] = {"net_arch": tuple(net_arch), "learning_rate": learning_rate}
+        self.features = make_features_extractor(observation_space, None, None)
+        size, n_outputs = self.features.features_dim, len(self.terms) * (1 + action_space.shape[0])
+        self.net = nn.Sequential(*create_mlp(size, n_outputs, list(net_arch)))
+        self.register_buffer("observation_mean", th.zeros(size))
+        self.register_buffer("observation_std", th.ones(size))
+        self.optimizer = FusedAdam(self.parameters(), lr=learning_rate, fused=True)
+
+    def coefficients(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
+        """Offsets ``[B, K]`` and slopes ``[B, K, A]`` for tensors, actions being scaled to [-1, 1]; differentiable."""
+        features = self.features(preprocess_obs(obs, self.observation_space))
+        outputs = self.net((features - self.observation_mean) / self.observation_std)
+        outputs = outputs.unflatten(1, (len(self.terms), -1))
+        return outputs[..., 0], outputs[..., 1:]
+
+    def forward(self, observations: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Offsets ``[B, K]`` and slopes ``[B, K, A]`` for raw observations ``[B, ...]``, in environment units."""
+        with th.no_grad():
+            tensors = as_tensors(observations, self.observation_space, th.device("cpu"))
+            offsets, slopes = (part.numpy() for part in self.coefficients(tensors))
+        scale, shift = self._scaling()
+        return offsets - slopes @ shift, slopes * scale
+
+    def fit(self, data: Transitions, steps: int = 5_000, batch_size: int = 256) -> float:
+        """Learn the cost (``terms`` must be ``("cost",)``) from recorded transitions; see ``fit_terms``."""
+        if self.terms != (COST,):
+            raise ValueError(f"recorded transitions hold the cost only, not {self.terms}; use fit_in or fit_terms")
+        data.check_spaces(self.observation_space, self.action_space)
+        return self.fit_terms(data.observations, data.actions, data.costs[:, None], steps, batch_size)
+
+    def fit_in(
+        self, env: gym.Env, n_steps: int = 10_000, steps: int = 5_000, batch_size: int = 256, seed: int | None = None
+    ) -> float:
+        """Learn from ``n_steps`` of uniformly random actions in ``env``, as the paper does; see ``fit_terms``."""
+        observations, actions, costs = _random_steps(env, self.terms, n_steps, seed)
+        return self.fit_terms(observations, actions, costs, steps, batch_size)
+
+    def fit_terms(
+        self,
+        observations: Observations,
+        actions: NDArray[Any],
+        costs: NDArray[Any],
+        steps: int = 5_000,
+        batch_size: int = 256,
+    ) -> float:
+        """Least squares on the costs that followed (equation 3 of the paper).
+
+        Args:
+            observations: ``[N, ...]`` raw.
+            actions: ``[N, A]`` executed actions, environment units.
+            costs: ``[N, K]`` terms of the cost of that step.
+            steps: gradient steps.
+            batch_size: rows in each.
+
+        Returns:
+            The mean squared error over all rows.
+        """
+        obs = as_tensors(observations, self.observation_space, th.device("cpu"))
+        scale, shift = self._scaling()
+        scaled = th.as_tensor(np.asarray(actions) * scale - shift, dtype=th.float32)
+        targets = th.as_tensor(np.asarray(costs), dtype=th.float32)
+        self._standardise(obs)
+        for _ in range(steps):
+            rows = th.randint(len(targets), (batch_size,))
+            loss = F.mse_loss(self._predict(_rows(obs, rows), scaled[rows]), targets[rows])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        with th.no_grad():
+            return float(F.mse_loss(self._predict(obs, scaled), targets))
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, optimiser included."""
+        spaces_of = {"observation_space": self.observation_space, "action_space": self.action_space}
+        state = {"model": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+        with atomic_path(path) as temporary:
+            th.save({**spaces_of, "terms": self.terms, "config": self.config, **state}, temporary)
+
+    @staticmethod
+    def load(path: str | Path) -> LinearCostModel:
+        """Read what ``save`` wrote; like every pickled file, only from where you trust.
+
+        Raises:
+            ValueError: if the file is truncated or something else.
+        """
+        with readable(path, "LinearCostModel"):
+            found = th.load(path, weights_only=False)
+            model = LinearCostModel(
+                found["observation_space"], found["action_space"], found["terms"], **found["config"]
+            )
+            model.load_state_dict(found["model"])
+            model.optimizer.load_state_dict(found["optimizer"])
+            return model
+
+    def _predict(self, obs: Any, actions: th.Tensor) -> th.Tensor:
+        offsets, slopes = self.coefficients(obs)
+        return offsets + (slopes * actions.unsqueeze(1)).sum(-1)
+
+    def _scaling(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """``scale`` and ``shift`` with which ``scale * action - shift`` is in [-1, 1]."""
+        low, high = self.action_space.low, self.action_space.high
+        return 2.0 / (high - low), (high + low) / (high - low)
+
+    def _standardise(self, obs: Any) -> None:
+        if list(self.features.parameters()):
+            return  # of images, whose extractor learns
+        with th.no_grad():
+            features = self.features(preprocess_obs(obs, self.observation_space))
+            self.observation_mean.copy_(features.mean(dim=0))
+            self.observation_std.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
+
+
+def _rows(obs: Any, rows: th.Tensor) -> Any:
+    return {key: part[rows] for key, part in obs.items()} if isinstance(obs, dict) else obs[rows]
+
+
+def _random_steps(
+    env: gym.Env, terms: Sequence[str], n_steps: int, seed: int | None
+) -> tuple[Observations, NDArray[Any], NDArray[np.float32]]:
+    """Observations, executed actions and the terms of the costs that followed."""
+    env.action_space.seed(seed)
+    obs, _ = env.reset(seed=seed)
+    rows: list[tuple[Any, Any, list[float]]] = []
+    for _ in range(n_steps):
+        action = env.action_space.sample()
+        following, _, terminated, truncated, info = env.step(action)
+        rows.append((obs, info.get(EXECUTED_ACTION, action), [read_term(info, name) for name in terms]))
+        obs = env.reset()[0] if terminated or truncated else following
+    seen, actions, costs = zip(*rows, strict=True)
+    observations = {k: np.stack([o[k] for o in seen]) for k in seen[0]} if isinstance(seen[0], dict) else np.stack(seen)
+    return observations, np.stack(actions), np.array(costs, dtype=np.float32)
