@@ -26,6 +26,8 @@ TINY = {
     "add_cost_to_your_env.py": ["--steps", "150"],
     "evaluate_and_record.py": ["--steps", "500", "--pretrain", "20", "--out", "evaluation"],
     "train_on_a_vector_env.py": ["--steps", "6400"],
+    "correct_your_model.py": ["--steps", "120", "--corrections", "120", "--episodes", "1"],
+    "correct_a_controller.py": ["--steps", "120", "--episodes", "1"],
     "safety_gym_ppo_lag.py": ["--steps", "2048", "--episodes", "1"],
 }
 

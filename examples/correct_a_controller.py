@@ -1,0 +1,42 @@
+"""Correct a controller that was written by hand: the push of a cube, in which an obstacle stands in the way.
+
+The scripted controller pushes the cube straight to its target and never looks at the obstacle. The safe agent imitates
+it as far as the obstacle allows. Needs the extra `bullet`.
+
+    python examples/correct_a_controller.py
+"""
+
+import argparse
+
+import gymnasium as gym
+import torch
+
+import safe_envs  # noqa: F401  registers the environments
+from safe_envs.manipulation.push_controller import PushController
+from sb3_ext import DualAgent, evaluate_safely
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100_000, help="training steps of the safe agent")
+    parser.add_argument("--episodes", type=int, default=50, help="evaluation episodes")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        env = gym.make("safe/PandaPush-v0")
+    except gym.error.DependencyNotInstalled as missing:
+        print(f"skipped: {missing}")
+        return
+
+    model = DualAgent("MlpPolicy", env, baseline=PushController(), optimize="fused", seed=0).learn(args.steps)
+
+    for name, agent in (("controller", model.baseline), ("corrected", model)):
+        result = evaluate_safely(agent, env, args.episodes, seed=1000)
+        print(
+            f"{name}: touched the obstacle in {result.violation_rate:.0%} of the episodes, "
+            f"{result.success_rate:.0%} successes"
+        )
+
+
+if __name__ == "__main__":
+    main()
