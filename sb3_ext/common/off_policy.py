@@ -11,7 +11,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.her import HerReplayBuffer
 
@@ -160,7 +162,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             return self._propose(obs, n)
 
         # Deterministic means that asking twice gives the same: candidates then come from a stream of their own.
-        with th.no_grad(), th.random.fork_rng(enabled=deterministic):
+        with th.no_grad(), self._random_streams_kept(deterministic):
             if deterministic:
                 th.manual_seed(0)
             executed, refused = self.selector.select(obs, actions, propose, deterministic)
@@ -201,6 +203,14 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             self._proposing = False
 
     # ------------------------------------------------------------------ bookkeeping
+
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """SB3's, which leaves the step at which a callback stops uncounted, and with it an episode's end."""
+        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        if not rollout.continue_training:
+            self._count_costs(callback.locals["infos"], callback.locals["dones"])
+            self._selection = None
+        return rollout
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         if self._selection is not None:

@@ -49,9 +49,9 @@ class SafeAlgorithm(BaseAlgorithm):
         with self._random_streams_kept():
             self._setup_safety()
 
-    def _random_streams_kept(self) -> AbstractContextManager[None]:
+    def _random_streams_kept(self, kept: bool = True) -> AbstractContextManager[None]:
         """What is drawn within leaves torch's streams as they are; devices that the model is not on stay untouched."""
-        return th.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device])
+        return th.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device], enabled=kept)
 
     def _make_costs(self, missing_cost: str) -> EpisodeCosts:
         """What adds up the costs of each episode."""

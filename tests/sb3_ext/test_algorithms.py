@@ -24,6 +24,7 @@ from corridors import (
 )
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
@@ -112,6 +113,15 @@ def test_callbacks_and_logs(cls, tmp_path):
     for key in ("rollout/ep_cost_mean", "safety/violating_episodes", "safety/critic_loss", "train/actor_loss"):
         assert key in header
     assert ("safety/intervention_rate" in header) == (cls in (SQRL, RecoveryRL))
+
+
+@every_class
+def test_a_callback_that_stops_at_the_end_of_an_episode_splits_none(cls):
+    """Ten steps at a cost of 1 each."""
+    env = CostFromFunction(Corridor(with_cost=False), lambda *_: 1.0)
+    model = tiny(cls, env).learn(100, callback=StopTrainingOnMaxEpisodes(1))
+    assert model.num_timesteps == 10 and list(model.ep_cost_buffer) == [10.0]
+    assert set(model.learn(25, reset_num_timesteps=False).ep_cost_buffer) == {10.0}
 
 
 def test_logged_costs_are_the_episodes_costs():
