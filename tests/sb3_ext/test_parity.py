@@ -23,7 +23,7 @@ from gymnasium.spaces import Box
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.policies import ContinuousCritic
 
-from sb3_ext import RCPO, SQRL, RecoveryRL, SACLag, SafeSAC, SafeTD3
+from sb3_ext import RCPO, SQRL, DualAgent, RecoveryRL, SACLag, SafeSAC, SafeTD3
 from sb3_ext.common.fused import FusedCritic, fuse
 from sb3_ext.common.optim import FusedAdam
 from sb3_ext.common.safety_critic import EnsembleMLP, frozen
@@ -76,7 +76,7 @@ def test_random_streams_are_left_where_sb3_leaves_them():
 
 @pytest.mark.filterwarnings(QUIET)
 @pytest.mark.parametrize("kind", [Corridor, DictCorridor])
-@pytest.mark.parametrize("cls", [SafeSAC, SafeTD3, SACLag, RCPO, SQRL, RecoveryRL])
+@pytest.mark.parametrize("cls", [SafeSAC, SafeTD3, DualAgent, SACLag, RCPO, SQRL, RecoveryRL])
 def test_fused_agrees_after_100_updates(cls, kind):
     exact, fused = (trained(cls, {"kind": kind}, {"optimize": option}, steps=120) for option in ("sb3", "fused"))
     assert fused.actor.optimizer.defaults["fused"] and not exact.actor.optimizer.defaults["fused"]
