@@ -39,16 +39,24 @@ def run_jobs(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Ou
     """
     if n_processes < 1:
         raise ValueError(f"--jobs must be >= 1, got {n_processes}")
+    others = multiprocessing.active_children()
+    try:
+        return _run_all(jobs, n_processes, console)
+    except KeyboardInterrupt:
+        # Wherever it came, while processes were being started too: Python would wait for them before it ends.
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
+
+
+def _run_all(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Outcome]:
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, _Display(console, len(jobs)) as display:
         updates = manager.Queue()
         executor = ProcessPoolExecutor(n_processes, context, initializer=_initialise)
         futures = {executor.submit(_run, job, updates): job for job in jobs}
-        try:
-            _follow(futures, updates, display)
-        except KeyboardInterrupt:
-            _stop(executor)
-            raise
+        _follow(futures, updates, display)
         executor.shutdown()
     return [Outcome(job, _error(future)) for future, job in futures.items()]
 
@@ -80,12 +88,6 @@ def _error(future: Future[None]) -> str | None:
     if isinstance(error, BrokenProcessPool):
         return "its process was killed; the same command goes on from its checkpoint"
     return None if error is None else f"{type(error).__name__}: {error}"
-
-
-def _stop(executor: ProcessPoolExecutor) -> None:
-    for process in list((executor._processes or {}).values()):
-        process.terminate()
-    executor.shutdown(wait=False, cancel_futures=True)
 
 
 class _Display:
