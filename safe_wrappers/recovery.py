@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION, RISK
+from safe_wrappers.action_filter import ActionFilter, Decision
+from safe_wrappers.info import RISK
 from safe_wrappers.risk import (
     ByReference,
     RecoveryFunction,
     RiskFunction,
     RiskKind,
-    batch_of_one,
     check_callable,
     check_eps_risk,
     filter_actions,
@@ -28,7 +27,7 @@ FILTER_LOADER = "sb3_ext.common.export:load_filter"
 """Name of the function that reads filter files; resolved only when one is read, because it needs PyTorch."""
 
 
-class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
+class RecoveryFilter(ActionFilter, RecordConstructorArgs):
     """Executes a recovery action wherever the proposed action is too risky (Recovery RL, eq. 4.1).
 
     Any agent, trained with or without costs, runs unchanged: it proposes, the filter decides. Each step's
@@ -85,7 +84,6 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
         self.recovery: RecoveryFunction = check_callable("recovery", recovery)
         self.eps_risk = check_eps_risk(eps_risk, kind)
         self.kind = kind
-        self._observation: Any = None
         RecordConstructorArgs.__init__(
             self, risk=ByReference(risk), recovery=ByReference(recovery), eps_risk=eps_risk, kind=kind
         )
@@ -128,30 +126,11 @@ class RecoveryFilter(gym.Wrapper, RecordConstructorArgs):
         eps_risk = model.eps_risk if eps_risk is None else eps_risk
         return cls(env, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment and remember the observation for the first decision."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._observation = batch_of_one(observation)
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Execute the proposed action, or the recovery action where the proposed one is too risky."""
-        if self._observation is None:
-            raise gym.error.ResetNeeded("call reset() before step(): the filter decides on the last observation")
-        proposed = check_proposed(action, self.action_space)
+    def _decide(self, proposed: NDArray[Any]) -> Decision:
         executed, intervened, risks = filter_actions(
             self.risk, self.recovery, self.eps_risk, self._observation, proposed, self.action_space
         )
-        observation, reward, terminated, truncated, info = self.env.step(executed[0].copy())
-        self._observation = batch_of_one(observation)
-        info = {
-            **info,
-            PROPOSED_ACTION: proposed[0],
-            EXECUTED_ACTION: info.get(EXECUTED_ACTION, executed[0]),
-            INTERVENED: bool(intervened[0]) or bool(info.get(INTERVENED, False)),
-            RISK: float(risks[0]),
-        }
-        return observation, reward, terminated, truncated, info
+        return executed, bool(intervened[0]), {RISK: float(risks[0])}
 
 
 def resolve_filter(model_or_path: Any, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Any:
@@ -170,19 +149,6 @@ def resolve_filter(model_or_path: Any, observation_space: spaces.Space[Any], act
     _check_space("observation", getattr(model, "observation_space", None), observation_space)
     _check_space("action", getattr(model, "action_space", None), action_space)
     return model
-
-
-def check_proposed(action: Any, space: spaces.Space[Any]) -> NDArray[Any]:
-    """The proposed action as a batch of one.
-
-    An action beyond the bounds passes: what to do with it is the environment's own rule (most clip).
-    """
-    proposed = np.array(action)
-    if space.shape is not None and proposed.shape != space.shape:
-        raise ValueError(f"expected an action of shape {space.shape}, got {action!r} of shape {proposed.shape}")
-    if proposed.dtype.kind not in "biuf" or not np.isfinite(proposed).all():
-        raise ValueError(f"expected a finite action, got {action!r}; the environment has not been stepped")
-    return proposed[None]
 
 
 def _check_space(name: str, found: spaces.Space[Any] | None, expected: spaces.Space[Any]) -> None:

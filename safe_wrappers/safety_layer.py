@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsFloat, TypeAlias
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -11,9 +11,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
-from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION
-from safe_wrappers.recovery import check_proposed
-from safe_wrappers.risk import ByReference, batch_of_one, check_callable
+from safe_wrappers.action_filter import ActionFilter, Decision
+from safe_wrappers.risk import ByReference, check_callable
 
 LinearCosts: TypeAlias = Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]
 """``costs(obs[B, ...]) -> (offsets[B, K], slopes[B, K, A])``: term k of the next cost is offset + slope . action."""
@@ -48,7 +47,7 @@ def correct_actions(actions: ArrayLike, offsets: ArrayLike, slopes: ArrayLike, l
     return actions - multipliers[rows, largest, None] * slopes[rows, largest]
 
 
-class SafetyLayer(gym.Wrapper, RecordConstructorArgs):
+class SafetyLayer(ActionFilter, RecordConstructorArgs):
     """Corrects actions in closed form, so that the costs of the next step keep their limits (Dalal et al. 2018).
 
     Around the environment of any agent, trained with the layer on or not. A linear model predicts each term of the
@@ -89,32 +88,12 @@ class SafetyLayer(gym.Wrapper, RecordConstructorArgs):
         if self.limits.ndim != 1 or not np.isfinite(self.limits).all():
             raise ValueError(f"step_limit must be a finite number, or one for each term of the cost, got {step_limit}")
         self.costs: LinearCosts = check_callable("costs", costs)
-        self._observation: Any = None
         RecordConstructorArgs.__init__(self, costs=ByReference(costs), step_limit=step_limit)
         gym.Wrapper.__init__(self, env)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment and remember the observation for the first correction."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._observation = batch_of_one(observation)
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Execute the corrected action."""
-        if self._observation is None:
-            raise gym.error.ResetNeeded("call reset() before step(): the layer decides on the last observation")
-        proposed = check_proposed(action, self.action_space)
+    def _decide(self, proposed: NDArray[Any]) -> Decision:
         executed = self._correct(proposed)
-        intervened = not np.array_equal(executed, proposed)
-        observation, reward, terminated, truncated, info = self.env.step(executed[0].copy())
-        self._observation = batch_of_one(observation)
-        info = {
-            **info,
-            PROPOSED_ACTION: proposed[0],
-            EXECUTED_ACTION: info.get(EXECUTED_ACTION, executed[0]),
-            INTERVENED: intervened or bool(info.get(INTERVENED, False)),
-        }
-        return observation, reward, terminated, truncated, info
+        return executed, not np.array_equal(executed, proposed), {}
 
     def _correct(self, proposed: NDArray[Any]) -> NDArray[Any]:
         offsets, slopes = (np.asarray(values) for values in self.costs(self._observation))

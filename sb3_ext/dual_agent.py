@@ -131,9 +131,7 @@ class DualAgent(SafeTD3):
             self.baseline = self._make_controller()
 
     def _make_baseline_policy(self) -> TD3Policy:
-        policy = self.policy_class(
-            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
-        )  # fmt: skip
+        policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         assert isinstance(policy, TD3Policy)
         return policy.to(self.device)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from stable_baselines3 import PPO
 
@@ -51,5 +51,4 @@ class PPOPID(PPOLag):
         True
     """
 
-    def __init__(self, policy: Any, env: Any, *args: Any, multiplier: str = "pid", **kwargs: Any) -> None:
-        super().__init__(policy, env, *args, multiplier=multiplier, **kwargs)
+    default_multiplier: ClassVar[str] = "pid"

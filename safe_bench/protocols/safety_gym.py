@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage
 
@@ -12,14 +11,12 @@ COST_LIMIT = 25.0
 Figures = tuple[float, float, float, float]
 """Mean and deviation of the return, mean and deviation of the cost."""
 
-# As the RL Zoo runs PPO on MuJoCo (observations and rewards standardised); otherwise SB3's defaults.
-_ON_POLICY: dict[str, Any] = {"gamma": 0.99}
-_LAGRANGIAN = {**_ON_POLICY, "cost_limit": COST_LIMIT}
-
 
 def _methods() -> dict[str, Method]:
-    def on_policy(label: str, algorithm: str, **kwargs: Any) -> Method:
-        return Method(label, algorithm, {**_LAGRANGIAN, **kwargs}, offline=False, normalize=True)
+    """SB3's and our defaults; on-policy, observations and rewards are standardised, as the RL Zoo does for PPO."""
+
+    def on_policy(label: str, algorithm: str, cost_limit: float = COST_LIMIT) -> Method:
+        return Method(label, algorithm, {"cost_limit": cost_limit}, offline=False, normalize=True)
 
     return {
         "ppo": on_policy("PPO", "PPOLag", cost_limit=1e9),  # a limit that is never reached: SB3's PPO, bit for bit

@@ -23,7 +23,7 @@ class LagrangianOnPolicy(CostOnPolicy):
         policy: as in SB3.
         env: as in SB3.
         *args: the base's further arguments.
-        multiplier: ``"gradient"``, ``"pid"``, ``"schedule"`` or ``"fixed"``.
+        multiplier: ``"gradient"``, ``"pid"``, ``"schedule"`` or ``"fixed"``; None: ``default_multiplier`` of the class.
         multiplier_kwargs: arguments of that multiplier. ``"gradient"`` starts at 0, is projected to >= 0 and learns
             with a rate of 0.035 unless they say otherwise.
         **kwargs: see ``CostOnPolicy``.
@@ -33,6 +33,7 @@ class LagrangianOnPolicy(CostOnPolicy):
     """
 
     parts: ClassVar[tuple[str, ...]] = (*CostOnPolicy.parts, "multipliers")
+    default_multiplier: ClassVar[str] = "gradient"
     normalize_advantage: bool
 
     def __init__(
@@ -40,12 +41,14 @@ class LagrangianOnPolicy(CostOnPolicy):
         policy: Any,
         env: Any,
         *args: Any,
-        multiplier: str = "gradient",
+        multiplier: str | None = None,
         multiplier_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        defaults = {"value": 0.0, "space": "linear", "learning_rate": 0.035} if multiplier == "gradient" else {}
-        self.multiplier_name, self.multiplier_kwargs = multiplier, defaults | (multiplier_kwargs or {})
+        self.multiplier_name = self.default_multiplier if multiplier is None else multiplier
+        gradient = {"value": 0.0, "space": "linear", "learning_rate": 0.035}
+        defaults = gradient if self.multiplier_name == "gradient" else {}
+        self.multiplier_kwargs = defaults | (multiplier_kwargs or {})
         make_multiplier(self.multiplier_name, self.multiplier_kwargs)  # fail early, before environments are made
         super().__init__(policy, env, *args, **kwargs)
 

@@ -69,16 +69,16 @@ def test_a_foreign_run_folder_is_refused_before_anything_runs(capsys, tmp_path):
     assert str(folder.path) in capsys.readouterr().err
 
 
-def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "safe_bench.cli", "run", "recovery-rl/navigation1", "--preset", "quick",
+@pytest.mark.parametrize("when", ["processes start", "one works"])
+def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path, when):
+    command = [sys.executable, "-u", "-m", "safe_bench.cli", "run", "recovery-rl/navigation1", "--preset", "quick",
                "--methods", "recovery-rl", "--seeds", "0", "--out", str(tmp_path)]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
+    assert "1 of 1 runs to do" in process.stdout.readline()
     offline = RunFolder.of(tmp_path, "recovery-rl/navigation1", "recovery-rl", 0).path / "offline_data.json"
-    for _ in range(600):
-        if offline.exists():
-            break
+    while when == "one works" and process.poll() is None and not offline.exists():
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
