@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
+import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -52,24 +54,49 @@ def run_jobs(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Ou
 
 def _run_all(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Outcome]:
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, _Display(console, len(jobs)) as display:
-        updates = manager.Queue()
-        executor = ProcessPoolExecutor(n_processes, context, initializer=_initialise)
-        futures = {executor.submit(_run, job, updates): job for job in jobs}
+    updates: Any = context.Queue()
+    with _Display(console, len(jobs)) as display:
+        executor = ProcessPoolExecutor(n_processes, context, initializer=_initialise, initargs=(updates,))
+        futures = {executor.submit(_run, job): job for job in jobs}
         _follow(futures, updates, display)
         executor.shutdown()
     return [Outcome(job, _error(future)) for future, job in futures.items()]
 
 
-def _initialise() -> None:
+_updates: Any = None
+"""In a process of the pool: where its reports go."""
+
+
+def _initialise(updates: Any) -> None:
+    global _updates
+    _updates = updates
+    updates.cancel_join_thread()  # a process that was killed while it reported must not keep the others from ending
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     # One thread a process: two processes side by side use two cores better than one with two threads.
     os.environ["OMP_NUM_THREADS"] = "1"
     warnings.filterwarnings("ignore", message=".*untrained safety critic.*")  # the ablation means it
 
 
-def _run(job: Job, updates: Any) -> None:
-    execute(job, lambda what, done, total: updates.put((job.label, what, done, total)))
+def _end_with_parent() -> None:
+    """However the parent ends: else a run would go on unseen, and hold its folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run(job: Job) -> None:
+    last = ("", 0.0)
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if what != last[0] or now - last[1] >= REFRESH_SECONDS or done == total:
+            last = (what, now)
+            _updates.put((job.label, what, done, total))
+
+    execute(job, report)
 
 
 def _follow(futures: dict[Future[None], Job], updates: Any, display: _Display) -> None:

@@ -69,21 +69,50 @@ def test_a_foreign_run_folder_is_refused_before_anything_runs(capsys, tmp_path):
     assert str(folder.path) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("when", ["processes start", "one works"])
-def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path, when):
+def started(out):
+    """``safe-bench run`` of one job, in a process of its own that has said what it will do; and the job's folder."""
     command = [sys.executable, "-u", "-m", "safe_bench.cli", "run", "recovery-rl/navigation1", "--preset", "quick",
-               "--methods", "recovery-rl", "--seeds", "0", "--out", str(tmp_path)]  # fmt: skip
+               "--methods", "recovery-rl", "--seeds", "0", "--out", str(out)]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert "1 of 1 runs to do" in process.stdout.readline()
-    offline = RunFolder.of(tmp_path, "recovery-rl/navigation1", "recovery-rl", 0).path / "offline_data.json"
-    while when == "one works" and process.poll() is None and not offline.exists():
+    return process, RunFolder.of(out, "recovery-rl/navigation1", "recovery-rl", 0)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("when", ["processes start", "one works"])
+def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path, when):
+    process, folder = started(tmp_path)
+    if when == "one works":
+        wait_for((folder.path / "offline_data.json").exists)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_goes_on_when_safe_bench_was_killed(tmp_path, how):
+    process, folder = started(tmp_path)
+    wait_for((folder.path / "offline_data.json").exists)
+    process.send_signal(how)
+    process.communicate(timeout=60)  # until the last process that writes to the pipes has ended
+
+    def is_free():
+        try:
+            with folder.claimed(read_json(folder.path / "config.json")):
+                return True
+        except RunError:
+            return False
+
+    wait_for(is_free, seconds=5)
 
 
 def test_run_and_report_from_nothing(tmp_path, capsys, monkeypatch):
