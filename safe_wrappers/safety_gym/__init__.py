@@ -1,6 +1,7 @@
 """Safety-Gymnasium 1.0.0 on today's Python, Gymnasium and MuJoCo, as environments with ``info["cost"]``.
 
-Importing this package loads Safety-Gymnasium, if it is installed, and registers its environments with Gymnasium.
+Importing this package loads Safety-Gymnasium and registers its environments with Gymnasium; where it is not installed,
+or in another version, the import raises ``gymnasium.error.DependencyNotInstalled`` with the commands that install it.
 
 Example:
     >>> import gymnasium as gym
@@ -14,12 +15,11 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 from difflib import get_close_matches
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.error import DependencyNotInstalled, NameNotFound
+from gymnasium.error import NameNotFound
 
 from safe_wrappers.safety_gym.installation import INSTALL
 from safe_wrappers.safety_gym.loading import gymnasium_id, load
@@ -28,11 +28,7 @@ __all__ = ["INSTALL", "env_ids", "load", "make", "make_vec"]
 
 
 def env_ids() -> tuple[str, ...]:
-    """Every ID that ``make`` knows, sorted.
-
-    Raises:
-        gymnasium.error.DependencyNotInstalled: as ``load``.
-    """
+    """Every ID that ``make`` knows, sorted."""
     registry = load().utils.registration.safe_registry
     return tuple(sorted(env_id for env_id in registry if gymnasium_id(env_id) in gym.registry))
 
@@ -46,7 +42,6 @@ def make(env_id: str, **kwargs: Any) -> gym.Env:
             arguments of ``gymnasium.make``; ``fast=False`` for Safety-Gymnasium's own, slower task code.
 
     Raises:
-        gymnasium.error.DependencyNotInstalled: as ``load``.
         gymnasium.error.NameNotFound: with the nearest names, if there is no such environment.
         FileNotFoundError: for the Race tasks, which Safety-Gymnasium was released without a texture of.
 
@@ -69,7 +64,6 @@ def make_vec(env_id: str, num_envs: int = 1, **kwargs: Any) -> gym.vector.Vector
         **kwargs: arguments of ``gymnasium.make_vec`` (``vectorization_mode="async"`` for processes) and ``make``.
 
     Raises:
-        gymnasium.error.DependencyNotInstalled: as ``load``.
         gymnasium.error.NameNotFound: with the nearest names, if there is no such environment.
 
     Example:
@@ -92,6 +86,4 @@ def _registered(env_id: str) -> str:
     raise NameNotFound(f"Safety-Gymnasium has no environment {env_id!r}; nearest: {nearest}")
 
 
-# Without Safety-Gymnasium the package can be imported; `make` says what to install.
-with contextlib.suppress(DependencyNotInstalled):
-    load()
+load()

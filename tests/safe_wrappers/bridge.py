@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from gymnasium.error import DependencyNotInstalled
 
-from safe_wrappers import safety_gym
-
 try:
-    safety_gymnasium = safety_gym.load()
+    from safe_wrappers import safety_gym
 except DependencyNotInstalled as error:
     pytest.skip(str(error), allow_module_level=True)
+safety_gymnasium = safety_gym.load()
 
 
 def can_render():

@@ -42,32 +42,31 @@ import importlib.metadata as metadata, gymnasium
 def version(name):
     raise metadata.PackageNotFoundError(name)
 metadata.version = version
-from safe_wrappers import safety_gym
-for use in (safety_gym.load, safety_gym.env_ids, lambda: safety_gym.make("SafetyPointGoal1-v0")):
-    try:
-        use()
-    except gymnasium.error.DependencyNotInstalled as error:
-        assert "pip install --no-deps safety-gymnasium==1.0.0 && pip install mujoco" in str(error)
-        print(5)
-        break
-""",
-    "another version": """
-import importlib.metadata as metadata, gymnasium
-metadata.version = lambda name: "0.4.1"
-from safe_wrappers import safety_gym
 try:
-    safety_gym.load()
+    gymnasium.make("safe_wrappers.safety_gym:SafetyPointGoal1Gymnasium-v0")
+except gymnasium.error.DependencyNotInstalled as error:
+    assert "pip install --no-deps safety-gymnasium==1.0.0 && pip install mujoco" in str(error)
+    print(5)
+""",
+    "another version, then the right one": f"""
+import sys, gymnasium
+import importlib.metadata as metadata
+version, metadata.version = metadata.version, lambda name: "0.4.1"
+try:
+    from safe_wrappers import safety_gym
+    raise SystemExit("imported")
 except gymnasium.error.DependencyNotInstalled as error:
     assert "expected Safety-Gymnasium 1.0.0, found 0.4.1: `pip" in str(error)
-    print(5)
+sys.modules["safe_wrappers.safety_gym.installation"].version = version
+from safe_wrappers import safety_gym
+{MAKE}
 """,
     "needs something": """
 import importlib.util, gymnasium
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *args: None if name == "xmltodict" else find_spec(name, *args)
-from safe_wrappers import safety_gym
 try:
-    safety_gym.load()
+    from safe_wrappers import safety_gym
 except gymnasium.error.DependencyNotInstalled as error:
     assert "needs xmltodict: `pip" in str(error)
     print(5)
