@@ -11,7 +11,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-KEEP = ("config.json", "episodes.csv", "evaluation.json", "offline_data.json", "stages.json", "summary.json")
+KEEP = (
+    "config.json", "episodes.csv", "evaluation.json", "evaluations.csv", "offline_data.json", "stages.json",
+    "summary.json",
+)  # fmt: skip
 
 
 def main():

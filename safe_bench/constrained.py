@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-from safe_bench import results
+from typing import Literal
+
+from safe_bench import metrics, results
 from safe_bench.document import Cell, Table, estimate_text, number_text
 from safe_bench.metrics import MIN_SEEDS, Estimate, share_within
-from safe_bench.results import MethodResults, Results
+from safe_bench.results import MethodResults, Mode, Results
 from safe_bench.tables import amount
 from safe_bench.verdict import caveats
 
-SUMMARY = ("Final return", "Final cost", "Within limit", "Eval return", "Eval cost")
+What = Literal["return", "cost"]
 
 
-def summary_row(method: MethodResults, limit: float) -> list[Estimate | str]:
-    """What ``SUMMARY`` names."""
-    return [
-        method.estimate(results.final_return),
-        method.estimate(results.final_cost),
-        within(method, limit),
-        method.evaluation_mean("deterministic", "return"),
-        method.evaluation_mean("deterministic", "cost"),
-    ]
+def outcome(found: Results, method: MethodResults, what: What) -> list[float]:
+    """What is held against the limit, per seed: the end of training, or the evaluation of the deployed agent."""
+    if found.protocol.deployed:
+        return method.evaluated(what)
+    return method.per_seed(results.final_return if what == "return" else results.final_cost)
 
 
-def within(method: MethodResults, limit: float) -> str:
+def outcome_estimate(found: Results, method: MethodResults, what: What) -> Estimate:
+    """That number over seeds."""
+    return metrics.aggregate(outcome(found, method, what))
+
+
+def summary_header(found: Results) -> tuple[str, ...]:
+    """Columns of the table for the terminal."""
+    if found.protocol.deployed:
+        return ("Return", "Cost", "Within limit", "Success", "Cost in training")
+    return ("Final return", "Final cost", "Within limit", "Eval return", "Eval cost")
+
+
+def summary_row(found: Results, method: MethodResults, limit: float) -> list[Cell]:
+    """What ``summary_header`` names."""
+    head: list[Cell] = [outcome_estimate(found, method, "return"), outcome_estimate(found, method, "cost"),
+                        within(found, method, limit)]  # fmt: skip
+    if found.protocol.deployed:
+        return [*head, method.evaluation_rate("deterministic", "successes"), method.estimate(results.mean_cost)]
+    return [*head, *(method.evaluation_mean("deterministic", what) for what in ("return", "cost"))]
+
+
+def within(found: Results, method: MethodResults, limit: float) -> str:
     """How many seeds end with a mean cost within the limit."""
-    costs = method.per_seed(results.final_cost)
+    return _within_text(outcome(found, method, "cost"), limit)
+
+
+def _within_text(costs: list[float], limit: float) -> str:
     return f"{round(share_within(costs, limit) * len(costs))} of {len(costs)} seeds"
 
 
@@ -35,32 +57,53 @@ def training_table(found: Results, limit: float) -> Table:
               "Cost, mean of all training episodes")  # fmt: skip
     rows: list[list[Cell]] = [
         [m.label, str(len(m.runs)), amount(m, results.n_steps), m.estimate(results.final_return),
-         m.estimate(results.final_cost), within(m, limit), m.estimate(results.mean_cost)]
+         m.estimate(results.final_cost), _within_text(m.per_seed(results.final_cost), limit),
+         m.estimate(results.mean_cost)]
         for m in found.methods
     ]  # fmt: skip
     return Table(header, rows)
 
 
-def evaluation_table(found: Results) -> Table:
-    """Return and cost of the trained agents."""
-    header = ("Method", "Evaluation episodes", "Return, deterministic", "Cost, deterministic", "Return, stochastic",
-              "Cost, stochastic")  # fmt: skip
-    rows: list[list[Cell]] = [
-        [m.label, str(sum(run.evaluation["deterministic"]["episodes"] for run in m.runs)) + " of each",
-         *(m.evaluation_mean(mode, what) for mode in ("deterministic", "stochastic") for what in ("return", "cost"))]
-        for m in found.methods
-    ]  # fmt: skip
-    return Table(header, rows)
+def evaluation_table(found: Results, limit: float) -> Table:
+    """Return and cost of the trained agents, and of the baselines that they correct."""
+    modes: tuple[Mode, ...] = ("deterministic",) if found.protocol.deployed else ("deterministic", "stochastic")
+    header = ["Method", "Evaluation episodes"]
+    for mode in modes:
+        header += [f"Return, {mode}", f"Cost, {mode}"]
+    if found.protocol.deployed:
+        header += [f"Cost within {limit:g}", "Success", "Violation"]
+    rows: list[list[Cell]] = []
+    for method in found.methods:
+        rows.append([
+            method.label, str(sum(run.evaluation["deterministic"]["episodes"] for run in method.runs)) + " of each",
+            *(method.evaluation_mean(mode, what) for mode in modes for what in ("return", "cost")),
+            *(_deployed_cells(method, "deterministic", limit) if found.protocol.deployed else ()),
+        ])  # fmt: skip
+        if method.evaluated("return", "baseline"):
+            rows.append([
+                f"{method.label}: its baseline", "as many",
+                *(method.evaluation_mean("baseline", what) for what in ("return", "cost")),
+                *_deployed_cells(method, "baseline", limit),
+            ])  # fmt: skip
+    return Table(tuple(header), rows)
+
+
+def _deployed_cells(method: MethodResults, mode: Mode, limit: float) -> list[Cell]:
+    return [
+        _within_text(method.evaluated("cost", mode), limit),
+        method.evaluation_rate(mode, "successes"),
+        method.evaluation_rate(mode, "violations"),
+    ]
 
 
 def published_table(found: Results) -> Table | None:
-    """Our final numbers beside the published ones, each with its budget; None if nothing was published."""
+    """Our numbers beside the published ones, each with its budget; None if nothing was published."""
     rows: list[list[Cell]] = []
     for method in found.methods:
         theirs = found.protocol.published.get(method.name)
         if theirs is not None:
             rows.append([
-                method.label, method.estimate(results.final_return), method.estimate(results.final_cost),
+                method.label, outcome_estimate(found, method, "return"), outcome_estimate(found, method, "cost"),
                 amount(method, results.n_steps), _deviation(*theirs.episode_return), _deviation(*theirs.cost),
                 f"{theirs.steps:,}", theirs.source,
             ])  # fmt: skip
@@ -74,22 +117,36 @@ def _deviation(mean: float, deviation: float) -> str:
 
 def verdict(found: Results, limit: float) -> list[str]:
     """Which methods end within the limit, and at which return; the first sentence is the headline."""
-    shares = [(method, share_within(method.per_seed(results.final_cost), limit)) for method in found.methods]
+    what = "Cost of the deployed agents" if found.protocol.deployed else "Final training cost"
+    shares = [(method, share_within(outcome(found, method, "cost"), limit)) for method in found.methods]
     safe = [method.label for method, share in shares if share == 1]
-    mixed = [f"{method.label} ({within(method, limit)})" for method, share in shares if 0 < share < 1]
+    mixed = [f"{method.label} ({within(found, method, limit)})" for method, share in shares if 0 < share < 1]
     unsafe = [method.label for method, share in shares if share == 0]
     parts = [
-        f"{', '.join(labels)} {what}"
-        for labels, what in ((safe, "in every seed"), (mixed, "in some seeds"), (unsafe, "in none"))
+        f"{', '.join(labels)} {where}"
+        for labels, where in ((safe, "in every seed"), (mixed, "in some seeds"), (unsafe, "in none"))
         if labels
     ]
     return [
-        f"Final training cost within the limit of {limit:g}: {'; '.join(parts)}.",
-        *(
-            f"{method.label}: return {estimate_text(method.estimate(results.final_return))}, cost "
-            f"{estimate_text(method.estimate(results.final_cost))} after "
-            f"{number_text(method.estimate(results.n_steps).point)} steps."
-            for method in found.methods
-        ),
+        f"{what} within the limit of {limit:g}: {'; '.join(parts)}.",
+        *(_sentence(found, method) for method in found.methods),
         *caveats(found, all(len(method.runs) >= MIN_SEEDS for method in found.methods)),
     ]
+
+
+def _sentence(found: Results, method: MethodResults) -> str:
+    cost, gain = (estimate_text(outcome_estimate(found, method, what)) for what in ("cost", "return"))
+    steps = number_text(method.estimate(results.n_steps).point)
+    success = method.evaluation_rate("deterministic", "successes")
+    succeeds = f", {success.share:.0%} successes" if found.protocol.deployed and has_successes(found) else ""
+    return f"{method.label}: return {gain}, cost {cost}{succeeds} after {steps} steps."
+
+
+def has_successes(found: Results) -> bool:
+    """Whether the environment knows success: some agent or baseline had one, while learning or evaluated."""
+    return any(
+        run.episodes["success"].any()
+        or any(row["success_rate"] for row in run.evaluations)
+        or any(any(part["successes"]) for part in run.evaluation.values())
+        for run in found.runs
+    )

@@ -10,7 +10,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from safe_bench.protocols import Method, Stage
-from safe_wrappers import CostPenalty
+from safe_wrappers import CostPenalty, SafetyLayer
+
+LAYER_LIMIT = 0.1
+"""Of the cost of one step that the safety layer predicts, as the dual-agent paper's authors set it."""
 
 
 def import_origin(env_id: str) -> None:
@@ -20,24 +23,38 @@ def import_origin(env_id: str) -> None:
         importlib.import_module(module)
 
 
-def make_env(stage: Stage, method: Method | None = None, render_mode: str | None = None) -> gym.Env:
-    """The environment of a stage; its ``Monitor`` sees the true reward, also under a reward penalty."""
-    env: gym.Env = Monitor(gym.make(stage.env_id, render_mode=render_mode, **stage.env_kwargs))
+def make_env(stage: Stage, method: Method | None = None, render_mode: str | None = None, layer: Any = None) -> gym.Env:
+    """The environment of a stage; its ``Monitor`` sees the true reward, also under a reward penalty.
+
+    Args:
+        stage: which environment.
+        method: whose reward penalty is subtracted; None: of nobody.
+        render_mode: as in Gymnasium.
+        layer: the safety layer's model of the cost; None: actions are not corrected.
+    """
+    env = gym.make(stage.env_id, render_mode=render_mode, **stage.env_kwargs)
+    env = Monitor(env if layer is None else SafetyLayer(env, layer, LAYER_LIMIT))
     return CostPenalty(env, method.reward_penalty) if method is not None and method.reward_penalty else env
 
 
-def training_env(stage: Stage, method: Method) -> VecEnv:
+def training_env(stage: Stage, method: Method, layer: Any = None) -> VecEnv:
     """What a method learns in."""
-    env = DummyVecEnv([lambda: make_env(stage, method)])
+    env = DummyVecEnv([lambda: make_env(stage, method, layer=layer)])
     return VecNormalize(env) if method.normalize else env
 
 
-def evaluation_env(stage: Stage, model: Any) -> VecEnv:
+def evaluation_env(stage: Stage, model: Any, layer: Any = None) -> VecEnv:
     """What a model is evaluated in: the plain environment, under the model's own observation statistics."""
-    env = DummyVecEnv([lambda: make_env(stage)])
-    statistics = model.get_vec_normalize_env()
+    env = DummyVecEnv([lambda: make_env(stage, layer=layer)])
+    statistics = statistics_of(model)
     if statistics is None:
         return env
     normalized = VecNormalize(env, training=False, norm_reward=False)
     normalized.obs_rms = statistics.obs_rms
     return normalized
+
+
+def statistics_of(model: Any) -> VecNormalize | None:
+    """The ``VecNormalize`` that a model learned under; a controller has none."""
+    normalizer: VecNormalize | None = getattr(model, "get_vec_normalize_env", lambda: None)()
+    return normalizer

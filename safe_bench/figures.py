@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from safe_bench.environments import evaluation_env, make_env
+from safe_bench.environments import evaluation_env, make_env, statistics_of
 from safe_bench.protocols import Stage
 from safe_bench.runs import write_json
 from safe_wrappers.info import INTERVENED, SUCCESS, VIOLATION
@@ -20,7 +20,7 @@ N_TRAJECTORIES, N_CALIBRATION, MAP_COLUMNS, N_BINS = 5, 30, 60, 10
 GIF_FRAMES, GIF_HEIGHT = 200, 360
 
 
-def record_figures(folder: Path, model: Any, stage: Stage, seed: int) -> None:
+def record_figures(folder: Path, model: Any, stage: Stage, seed: int, layer: Any = None) -> None:
     """Write ``figures.json`` (of planar tasks) and ``episode.gif``; what there is no data for is left out."""
     if scene_of(stage) is not None:
         figures: dict[str, Any] = {"trajectories": _trajectories(model, stage, seed)}
@@ -29,7 +29,7 @@ def record_figures(folder: Path, model: Any, stage: Stage, seed: int) -> None:
             figures["risk_map"] = risk_map(model, stage)
         write_json(folder / "figures.json", figures)
     try:
-        save_gif(folder / "episode.gif", model, stage, seed)
+        save_gif(folder / "episode.gif", model, stage, seed, layer)
     except Exception as error:  # renderers fail in ways of their own; hours of training do not depend on them
         warnings.warn(f"no animation in {folder}: {error}", stacklevel=2)
 
@@ -126,9 +126,9 @@ def scene_of(stage: Stage) -> Any:
     return scene
 
 
-def save_gif(path: Path, model: Any, stage: Stage, seed: int) -> None:
+def save_gif(path: Path, model: Any, stage: Stage, seed: int, layer: Any = None) -> None:
     """One deterministic episode as a GIF of about ``GIF_FRAMES`` frames at most, its last state included."""
-    env, statistics = make_env(stage, render_mode="rgb_array"), model.get_vec_normalize_env()
+    env, statistics = make_env(stage, render_mode="rgb_array", layer=layer), statistics_of(model)
     obs, _ = env.reset(seed=seed)
     frames, done, steps = [_shrunk(env.render())], False, 0
     horizon = (env.spec.max_episode_steps if env.spec else None) or GIF_FRAMES

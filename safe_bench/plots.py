@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from safe_bench import metrics, results
+from safe_bench import constrained, metrics, results
 from safe_bench.results import EpisodeCurve, MethodResults, Results
 
 # Okabe and Ito's colour-blind-safe palette, without its yellow, which is too light for lines on white.
@@ -120,6 +121,40 @@ def _panels(found: Results, window: int) -> list[Panel]:
     ]
 
 
+def evaluation_curves(found: Results, methods: Sequence[MethodResults]) -> Figure | None:
+    """Evaluations of agents (solid) and of their baselines (dotted) while learning; None if there are none.
+
+    What does not learn was evaluated once, and is a level line.
+    """
+    panels = [("Return", "return"), ("Cost of an episode", "cost")]
+    if constrained.has_successes(found):
+        panels.append(("Success rate", "success_rate"))
+    look, drawn = styles(found), []
+    figure = new_figure(9.2, 3.6)
+    for axes, (title, what) in zip(subplots(figure, 1, len(panels)), panels, strict=True):
+        set_title(axes, title, width=30)
+        for method in methods:
+            for agent, dash in (("agent", look[method.name].dash), ("baseline", ":")):
+                band = method.evaluation_curve(agent, what)
+                if band is not None:
+                    drawn.append(method)
+                    _draw_evaluations(axes, band, look[method.name].colour, dash)
+        axes.set_xlabel("time steps")
+        axes.xaxis.set_major_formatter(_thousands)
+        if what == "cost" and found.protocol.cost_limit is not None:
+            _draw_limit(axes, found.protocol.cost_limit, "y")
+    legend_below(figure, _handles(found, [method for method in methods if method in drawn]))
+    return figure if drawn else None
+
+
+def _draw_evaluations(axes: Axes, band: metrics.Band, colour: str, dash: str) -> None:
+    if len(band.x) == 1:
+        axes.axhline(band.point[0], color=colour, linestyle=dash, linewidth=1.4)
+        return
+    axes.plot(band.x, band.point, color=colour, linestyle=dash, linewidth=1.7)
+    axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.11, linewidth=0)
+
+
 def failure_rates(found: Results, methods: Sequence[MethodResults]) -> Figure:
     """Share of episodes with a violation while learning, one panel per stage."""
     stages = [stage["name"] for stage in found.stages]
@@ -197,26 +232,32 @@ def _log_if_wide(axes: Axes, axis: str = "y") -> bool:
 def final_numbers(found: Results, methods: Sequence[MethodResults]) -> Figure:
     """The final numbers that the protocol is about: interval, interquartile mean, and every seed as a dot."""
     limit = found.protocol.cost_limit
-    panels: tuple[tuple[str, Any], ...] = (
-        ("Successes", results.successes), ("Violations", results.violations), ("Ratio", results.ratio),
-    ) if limit is None else (("Final return", results.final_return), ("Final cost", results.final_cost))  # fmt: skip
+    panels = _final_panels(found)
     figure = new_figure(9.2, 1.1 + 0.36 * len(methods))
     every_axes = subplots(figure, 1, len(panels), sharey=True)
     for axes, (title, measure) in zip(every_axes, panels, strict=True):
         is_log = _draw_points(axes, found, methods, measure, title == "Ratio")
         set_title(axes, f"{title} (log scale)" if is_log else title)
-        if limit is not None and measure is results.final_cost:
+        if limit is not None and title.endswith("cost"):
             _draw_limit(axes, limit, "x")
     every_axes[0].set_yticks(range(len(methods)), [method.label for method in methods])
     every_axes[0].set_ylim(len(methods) - 0.4, -0.6)
     return figure
 
 
+def _final_panels(found: Results) -> list[tuple[str, Callable[[MethodResults], metrics.Estimate]]]:
+    if found.protocol.cost_limit is None:
+        counts = (("Successes", results.successes), ("Violations", results.violations), ("Ratio", results.ratio))
+        return [(title, methodcaller("estimate", measure)) for title, measure in counts]
+    kind = "Deployed agent's" if found.protocol.deployed else "Final"
+    return [(f"{kind} {what}", partial(constrained.outcome_estimate, found, what=what)) for what in ("return", "cost")]
+
+
 def _draw_points(axes: Axes, found: Results, methods: Sequence[MethodResults], measure: Any, may_be_log: bool) -> bool:
     """Draw one panel; returns whether its axis is logarithmic."""
     look = styles(found)
     for row, method in enumerate(methods):
-        estimate, style = method.estimate(measure), look[method.name]
+        estimate, style = measure(method), look[method.name]
         if math.isnan(estimate.point):
             continue
         axes.plot([estimate.low, estimate.high], [row, row], color=style.colour, linewidth=5, alpha=0.35)

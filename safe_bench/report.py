@@ -82,12 +82,12 @@ def summary_table(out: str | Path, protocol_name: str) -> rich.table.Table:
     )  # fmt: skip
     table.add_column("Method", min_width=13, overflow="fold")
     limit = found.protocol.cost_limit
-    for name in SUMMARY if limit is None else constrained.SUMMARY:
+    for name in SUMMARY if limit is None else constrained.summary_header(found):
         table.add_column(name, justify="right")
     for method in found.methods:
         n_seeds = f"{len(method.runs)} seed{'s' if len(method.runs) > 1 else ''}"
         label = Text.assemble(method.label, "\n", (n_seeds, "dim"))
-        row = _summary_row(method) if limit is None else constrained.summary_row(method, limit)
+        row = _summary_row(method) if limit is None else constrained.summary_row(found, method, limit)
         table.add_row(label, *map(_terminal_cell, row))
     return table
 
@@ -111,6 +111,8 @@ def _terminal_cell(cell: Estimate | Rate | str) -> Text:
 def _summary_caption(found: Results) -> str:
     stage, limit = found.stages[-1]["name"], found.protocol.cost_limit
     final = f"the last 20 % of the episodes; in brackets {_kinds(found)}."
+    if found.protocol.deployed:
+        return f"Deterministic evaluation after {stage}: interquartile mean over seeds; in brackets {_kinds(found)}."
     if limit is not None:
         return (
             f"Training ({stage}) and deterministic evaluation: interquartile mean over seeds; final: of {final} "
@@ -166,7 +168,7 @@ def _constrained_blocks(found: Results, limit: float) -> list[Block]:
         constrained.training_table(found, limit),
         Paragraph(f"Final: last 20 % of the training episodes. {tables.interval_note(found)}", "note"),
         Heading("Evaluation after learning"),
-        constrained.evaluation_table(found),
+        constrained.evaluation_table(found, limit),
     ]
     return [*blocks, Heading("Beside published figures"), published] if published else blocks
 
@@ -230,6 +232,11 @@ def _drawings(found: Results) -> list[Drawing]:
 
 def _training_drawings(found: Results, methods: Sequence[MethodResults], suffix: str) -> list[Drawing]:
     bands = "Lines are interquartile means over seeds, bands their intervals (see the tables)."
+    if found.protocol.deployed:
+        return [
+            (f"learning{suffix}", plots.evaluation_curves(found, methods), "evaluations while learning",
+             f"Deterministic evaluations of the agents while they learn; dotted: their baselines. {bands}"),
+        ]  # fmt: skip
     learning = (f"learning{suffix}", plots.learning_curves(found, methods), "learning curves", bands)
     if found.protocol.cost_limit is not None:
         return [learning]

@@ -18,7 +18,7 @@ from safe_bench.runs import Run, find_runs
 
 Episodes = dict[str, NDArray[Any]]
 EpisodeCurve = Callable[[Episodes], FloatArray]
-Mode = Literal["deterministic", "stochastic"]
+Mode = Literal["deterministic", "stochastic", "baseline"]
 
 N_GRID = 200
 WINDOWS_PER_RUN = 20
@@ -119,13 +119,26 @@ class MethodResults:
         flags = np.concatenate([episodes[flag] for episodes in self.stage_episodes(stage)])
         return Rate(int(flags.sum()), len(flags))
 
+    def evaluated(self, what: Literal["return", "cost"], mode: Mode = "deterministic") -> list[float]:
+        """A seed's mean over its evaluation episodes, per seed; empty without an evaluation in that mode."""
+        return [run.evaluation[mode][what] for run in self.runs if mode in run.evaluation]
+
     def evaluation_mean(self, mode: Mode, what: Literal["return", "cost"]) -> Estimate:
-        """A seed's mean over its evaluation episodes, over seeds."""
-        return metrics.aggregate([run.evaluation[mode][what] for run in self.runs])
+        """That mean over seeds."""
+        return metrics.aggregate(self.evaluated(what, mode))
+
+    def evaluation_curve(self, agent: str, what: str) -> Band | None:
+        """What was evaluated while learning, over seeds; None if it was not."""
+        curves = [[row for row in run.evaluations if row["agent"] == agent] for run in self.runs]
+        n = min(map(len, curves))
+        if n == 0:
+            return None
+        values = np.array([[row[what] for row in rows[:n]] for rows in curves])
+        return metrics.aggregate_curves([row["timesteps"] for row in curves[0][:n]], values)
 
     def evaluation_rate(self, mode: Mode, flag: Literal["violations", "successes"]) -> Rate:
         """How many evaluation episodes had the flag, over all seeds."""
-        flags = np.concatenate([run.evaluation[mode][flag] for run in self.runs])
+        flags = np.concatenate([run.evaluation[mode][flag] for run in self.runs if mode in run.evaluation])
         return Rate(int(flags.sum()), len(flags))
 
     def curve(self, measure: EpisodeCurve, stage: str | None = None) -> Band | None:

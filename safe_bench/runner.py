@@ -14,17 +14,19 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import safe_envs
 import sb3_ext
+from safe_bench.agents import find_controller, fit_safety_layer, make_model
 from safe_bench.environments import evaluation_env, import_origin, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
-from safe_bench.runs import BEGUN, RunFolder, provenance, read_json, write_json
+from safe_bench.runs import BEGUN, EPISODES, EVALUATIONS, RunFolder, provenance, read_json, write_json
 from safe_wrappers.info import INTERVENED, SUCCESS
 from safe_wrappers.monitor import EpisodeCosts
-from sb3_ext.common.checkpoint import has_checkpoint
+from sb3_ext.common.checkpoint import has_checkpoint, holds_environments
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
 
 CHECKPOINT_EVERY = 2000
 STAGE_SEEDS = 10_000
+AGENT, BASELINE = "agent", "baseline"
 EVALUATION_SEED = 100_000
 """Evaluation seeds lie far from all training seeds."""
 
@@ -73,33 +75,42 @@ class _Execution:
         self.job, self.folder, self.report = job, job.folder, report
         self.method: Method = protocol.method(job.method)
         self.budget: Budget = protocol.budget(job.preset)
-        self.rows = self.folder.read_rows()
+        self.rows = EPISODES.read(self.folder.path)
+        self.evaluations = EVALUATIONS.read(self.folder.path)
+        self.controller, self.layer = None, None
+        if self.method.controller is not None:
+            self.controller = find_controller(self.method.controller, job.out, self.budget.stages[0])
+            if self.method.safety_layer:
+                self.layer = fit_safety_layer(self.folder.path, self.budget.stages[0], self.controller, job.seed)
 
     def run(self) -> None:
         """Pre-train, go through the stages, evaluate, and write the summary last: it marks the run as finished."""
-        model = self._resume() if has_checkpoint(self.folder.checkpoint) else self._start()
         started = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
-        for index in range(len(self._finished_stages(model)), len(self.budget.stages)):
-            self._learn(model, index, started)
+        model: Any = self.controller if self.method.algorithm is None else self._train(started)
         self.report("evaluate", 0, 1)
         stage = self.budget.stages[-1]
         write_json(self.folder.path / "evaluation.json", self._evaluate(model, stage))
-        record_figures(self.folder.path, model, stage, seed=EVALUATION_SEED + self.job.seed)
-        model.save(self.folder.path / "model.zip")
+        record_figures(self.folder.path, model, stage, EVALUATION_SEED + self.job.seed, self.layer)
+        steps = getattr(model, "num_timesteps", 0)
+        if steps:
+            model.save(self.folder.path / "model.zip")
         seconds = round(time.monotonic() - started, 1)
-        write_json(
-            self.folder.path / "summary.json", {"seconds": seconds, "timesteps": model.num_timesteps, **provenance()}
-        )
+        write_json(self.folder.path / "summary.json", {"seconds": seconds, "timesteps": steps, **provenance()})
         shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
+
+    def _train(self, started: float) -> Any:
+        model = self._resume() if has_checkpoint(self.folder.checkpoint) else self._start()
+        for index in range(len(self._finished_stages(model)), len(self.budget.stages)):
+            self._learn(model, index, started)
+        return model
 
     # ------------------------------------------------------------------ start, resume
 
     def _start(self) -> Any:
-        algorithm = getattr(sb3_ext, self.method.algorithm)
         stage = self.budget.stages[0]
-        env = training_env(stage, self.method)
-        model = algorithm("MlpPolicy", env, seed=self.job.seed, device="cpu", **self.method.kwargs)
-        self.rows = []
+        env = training_env(stage, self.method, self.layer)
+        model = make_model(self.method, env, self.job.seed, self.controller)
+        self.rows, self.evaluations = [], []
         self._write_stages([])
         if self.method.offline and self.budget.offline_transitions:
             self._pretrain(model, stage)
@@ -114,10 +125,14 @@ class _Execution:
         model.pretrain(data, steps=self.budget.pretrain_updates, progress=_every(50, "pre-train", self.report))
 
     def _resume(self) -> Any:
-        import_origin(self.budget.stages[0].env_id)  # the checkpoint holds its environments
-        model = getattr(sb3_ext, self.method.algorithm).load_checkpoint(self.folder.checkpoint, device="cpu")
-        # Episodes are written before each checkpoint: what was written after the last one is lived through again.
-        self.rows = [row for row in self.rows if row["timesteps"] <= model.num_timesteps]
+        checkpoint, stage = self.folder.checkpoint, self.budget.stages[0]
+        import_origin(stage.env_id)  # the checkpoint may hold its environments
+        env = None if holds_environments(checkpoint) else training_env(stage, self.method, self.layer)
+        model = getattr(sb3_ext, str(self.method.algorithm)).load_checkpoint(checkpoint, env, device="cpu")
+        # Rows are written before each checkpoint: what was written after the last one is lived through again.
+        self.rows, self.evaluations = (
+            [row for row in rows if row["timesteps"] <= model.num_timesteps] for rows in (self.rows, self.evaluations)
+        )
         return model
 
     # ------------------------------------------------------------------ stages
@@ -134,39 +149,73 @@ class _Execution:
         start = ends[-1] if ends else 0
         recorder = EpisodeRecorder(self.rows, stage, started, self.report, start)
         while not recorder.finished(model.num_timesteps):
-            left = CHECKPOINT_EVERY if stage.steps is None else start + stage.steps - model.num_timesteps
+            self._evaluate_in_between(model, stage)
+            steps = self._steps_to_next(model.num_timesteps, start, stage)
             arguments = {"callback": recorder, "reset_num_timesteps": False, "log_interval": 10**9}
             if model.num_timesteps == start:
-                env = self._env_of(model, index)
-                enter_stage(model, stage, env, min(CHECKPOINT_EVERY, left), arguments)
+                enter_stage(model, stage, self._env_of(model, index), steps, arguments)
             else:
-                model.learn(min(CHECKPOINT_EVERY, left), **arguments)
-            self.folder.write_rows(self.rows)
+                model.learn(steps, **arguments)
+            EPISODES.write(self.folder.path, self.rows)
             model.save_checkpoint(self.folder.checkpoint)
+        self._evaluate_in_between(model, stage)
         self._write_stages([*ends, model.num_timesteps])
+
+    def _steps_to_next(self, now: int, start: int, stage: Stage) -> int:
+        """Steps to the next checkpoint, evaluation or end of the stage, whichever comes first."""
+        every, evaluate_every = self.budget.checkpoint_every or CHECKPOINT_EVERY, self.budget.eval_every
+        left = every if stage.steps is None else start + stage.steps - now
+        return min(every, left, every if evaluate_every is None else evaluate_every - now % evaluate_every)
 
     def _env_of(self, model: Any, index: int) -> VecEnv:
         """The environment of a stage that begins."""
         if index == 0:
             return model.get_env()
-        env = training_env(self.budget.stages[index], self.method)
+        env = training_env(self.budget.stages[index], self.method, self.layer)
         env.seed(self.job.seed + index * STAGE_SEEDS)
         return env
 
     # ------------------------------------------------------------------ evaluation
 
+    def _evaluate_in_between(self, model: Any, stage: Stage) -> None:
+        """Evaluate if it is time: at the start, and whenever a multiple of ``eval_every`` was reached."""
+        every, now = self.budget.eval_every, model.num_timesteps
+        last = self.evaluations[-1]["timesteps"] if self.evaluations else -1
+        if every is None or now // every <= last // every:
+            return
+        for name, agent in _agents(model).items():
+            if name == BASELINE and self.controller is not None and last >= 0:
+                continue  # it does not change
+            self.report(f"evaluate {name}", 0, 1)
+            result = self._evaluation_of(agent, stage, self.budget.eval_rounds or 1)
+            summary = {key: round(value, 4) for key, value in result.summary().items() if key in EVALUATIONS.columns}
+            self.evaluations.append({"agent": name, "timesteps": now, "episodes": len(result), **summary})
+        EVALUATIONS.write(self.folder.path, self.evaluations)
+
     def _evaluate(self, model: Any, stage: Stage) -> dict[str, Any]:
-        results = {}
-        for name, deterministic in (("deterministic", True), ("stochastic", False)):
-            result = evaluate_safely(
-                model,
-                evaluation_env(stage, model),
-                self.budget.eval_episodes,
-                deterministic=deterministic,
-                seed=EVALUATION_SEED + self.job.seed,
+        rounds = self.budget.eval_episodes
+        found = {
+            name: _as_json(self._evaluation_of(model, stage, rounds, deterministic=name == "deterministic"))
+            for name in ("deterministic", "stochastic")
+        }
+        if BASELINE in _agents(model):
+            found[BASELINE] = _as_json(self._evaluation_of(_agents(model)[BASELINE], stage, rounds))
+        return found
+
+    def _evaluation_of(self, agent: Any, stage: Stage, n_episodes: int, deterministic: bool = True) -> SafetyEvaluation:
+        env = evaluation_env(stage, agent, self.layer)
+        try:
+            return evaluate_safely(
+                agent, env, n_episodes, deterministic=deterministic, seed=EVALUATION_SEED + self.job.seed
             )
-            results[name] = _as_json(result)
-        return results
+        finally:
+            env.close()
+
+
+def _agents(model: Any) -> dict[str, Any]:
+    """What can be evaluated of a model: itself, and the baseline that it corrects."""
+    baseline = getattr(model, "baseline", None)
+    return {AGENT: model} if baseline is None else {AGENT: model, BASELINE: baseline}
 
 
 def enter_stage(model: Any, stage: Stage, env: VecEnv, steps: int, arguments: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,6 @@ from numpy.typing import NDArray
 
 from sb3_ext.common.files import atomic_path
 
-COLUMNS = (
-    "stage", "episode", "timesteps", "length", "return", "cost", "violation", "success", "interventions", "seconds",
-)  # fmt: skip
 BEGUN = "stages.json"
 """A run folder with this file holds results, of a run or of a part of it."""
 PACKAGES = ("sb3-safe", "gymnasium", "stable-baselines3", "torch", "numpy")
@@ -30,6 +27,53 @@ PACKAGES = ("sb3-safe", "gymnasium", "stable-baselines3", "torch", "numpy")
 
 class RunError(RuntimeError):
     """A run folder that cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A CSV file of a run folder.
+
+    Attributes:
+        name: of the file.
+        columns: type of each.
+    """
+
+    name: str
+    columns: Mapping[str, Callable[[str], Any]]
+
+    def write(self, folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+        """Write all rows, or nothing."""
+        with atomic_path(folder / self.name) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.columns))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def read(self, folder: Path) -> list[dict[str, Any]]:
+        """The rows so far; none if there is no file.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        file = folder / self.name
+        if not file.is_file():
+            return []
+        try:
+            with file.open(newline="") as handle:
+                return [{key: kind(row[key]) for key, kind in self.columns.items()} for row in csv.DictReader(handle)]
+        except (KeyError, ValueError, TypeError) as error:
+            raise RunError(f"{file} is damaged ({error}): remove {folder} to run it again") from error
+
+
+EPISODES = RowFile("episodes.csv", {
+    "stage": str, "episode": int, "timesteps": int, "length": int, "return": float, "cost": float, "violation": int,
+    "success": int, "interventions": int, "seconds": float,
+})  # fmt: skip
+"""One row per training episode."""
+EVALUATIONS = RowFile("evaluations.csv", {
+    "agent": str, "timesteps": int, "episodes": int, "return": float, "cost": float, "length": float,
+    "violation_rate": float, "success_rate": float,
+})  # fmt: skip
+"""One row per evaluation while learning, of the agent or of its baseline."""
 
 
 @dataclass(frozen=True)
@@ -93,28 +137,6 @@ class RunFolder:
                 ) from None
             yield
 
-    def write_rows(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write the training episodes."""
-        with atomic_path(self.path / "episodes.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def read_rows(self) -> list[dict[str, Any]]:
-        """The training episodes so far.
-
-        Raises:
-            RunError: if the file is damaged.
-        """
-        file = self.path / "episodes.csv"
-        if not file.is_file():
-            return []
-        try:
-            with file.open(newline="") as handle:
-                return [_parse(row) for row in csv.DictReader(handle)]
-        except (KeyError, ValueError, TypeError) as error:
-            raise RunError(f"{file} is damaged ({error}): remove {self.path} to run it again") from error
-
 
 @dataclass(frozen=True)
 class Run:
@@ -122,7 +144,8 @@ class Run:
 
     Attributes:
         config: its exact configuration.
-        episodes: training episodes, one array per column of ``COLUMNS``.
+        episodes: training episodes, one array per column of ``EPISODES``.
+        evaluations: rows of ``EVALUATIONS``.
         evaluation: ``{"deterministic": {...}, "stochastic": {...}}``.
         summary: wall time, versions, commit.
         figures: data of pictures, if kept.
@@ -131,6 +154,7 @@ class Run:
 
     config: dict[str, Any]
     episodes: dict[str, NDArray[Any]]
+    evaluations: list[dict[str, Any]]
     evaluation: dict[str, Any]
     summary: dict[str, Any]
     figures: dict[str, Any] | None
@@ -155,11 +179,12 @@ class Run:
         """
         if not folder.finished:
             raise RunError(f"{folder.path} is not finished: run the same command again to go on")
-        rows = folder.read_rows()
+        rows = EPISODES.read(folder.path)
         figures = folder.path / "figures.json"
         return cls(
             read_json(folder.path / "config.json"),
-            {key: np.array([row[key] for row in rows]) for key in COLUMNS},
+            {key: np.array([row[key] for row in rows]) for key in EPISODES.columns},
+            EVALUATIONS.read(folder.path),
             read_json(folder.path / "evaluation.json"),
             read_json(folder.path / "summary.json"),
             read_json(figures) if figures.is_file() else None,
@@ -227,9 +252,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _parse(row: dict[str, str]) -> dict[str, Any]:
-    integers = ("episode", "timesteps", "length", "violation", "success", "interventions")
-    numbers = {key: int(row[key]) for key in integers} | {key: float(row[key]) for key in ("return", "cost", "seconds")}
-    return {"stage": row["stage"], **numbers}

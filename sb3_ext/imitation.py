@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from torch.nn import functional as F
 
-from sb3_ext.common.buffers import scale_action
+from sb3_ext.common.buffers import forget_last_step, scale_action
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.limits import check_probability
 
@@ -77,7 +77,7 @@ def imitate(
     expert = Controller(controller, model.observation_space, model.action_space, controller_observation)
     observations, actions = _gather(model, expert, vec, n_steps, controller_share, seed)
     if vec is model.env:
-        model._last_obs = None  # else the next transition would lead from an older episode into this one
+        forget_last_step(model)
     return _fit(model.policy, observations, actions, n_updates, batch_size, learning_rate)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from safe_wrappers.info import COST, EXECUTED_ACTION, read_term
+from safe_wrappers.risk import batch_of_one
 from safe_wrappers.transitions import Observations, Transitions
 from sb3_ext.common.checkpoint import readable
 from sb3_ext.common.files import atomic_path
@@ -105,10 +106,20 @@ class LinearCostModel(nn.Module):
         return self.fit_terms(data.observations, data.actions, data.costs[:, None], steps, batch_size)
 
     def fit_in(
-        self, env: gym.Env, n_steps: int = 10_000, steps: int = 5_000, batch_size: int = 256, seed: int | None = None
+        self,
+        env: gym.Env,
+        n_steps: int = 10_000,
+        steps: int = 5_000,
+        batch_size: int = 256,
+        seed: int | None = None,
+        controller: Callable[[Any], NDArray[Any]] | None = None,
     ) -> float:
-        """Learn from ``n_steps`` of uniformly random actions in ``env``, as the paper does; see ``fit_terms``."""
-        observations, actions, costs = _random_steps(env, self.terms, n_steps, seed)
+        """Learn from ``n_steps`` in ``env``; see ``fit_terms``.
+
+        They are made by uniformly random actions, as in the paper, or by a function of observations,
+        ``obs[1, ...] -> actions[1, A]``, where random ones hardly ever meet a cost.
+        """
+        observations, actions, costs = _steps_in(env, self.terms, n_steps, seed, controller)
         return self.fit_terms(observations, actions, costs, steps, batch_size)
 
     def fit_terms(
@@ -190,15 +201,15 @@ def _rows(obs: Any, rows: th.Tensor) -> Any:
     return {key: part[rows] for key, part in obs.items()} if isinstance(obs, dict) else obs[rows]
 
 
-def _random_steps(
-    env: gym.Env, terms: Sequence[str], n_steps: int, seed: int | None
+def _steps_in(
+    env: gym.Env, terms: Sequence[str], n_steps: int, seed: int | None, controller: Callable[[Any], Any] | None
 ) -> tuple[Observations, NDArray[Any], NDArray[np.float32]]:
     """Observations, executed actions and the terms of the costs that followed."""
     env.action_space.seed(seed)
     obs, _ = env.reset(seed=seed)
     rows: list[tuple[Any, Any, list[float]]] = []
     for _ in range(n_steps):
-        action = env.action_space.sample()
+        action = env.action_space.sample() if controller is None else np.asarray(controller(batch_of_one(obs))[0])
         following, _, terminated, truncated, info = env.step(action)
         rows.append((obs, info.get(EXECUTED_ACTION, action), [read_term(info, name) for name in terms]))
         obs = env.reset()[0] if terminated or truncated else following

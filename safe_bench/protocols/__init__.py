@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from safe_bench.protocols import recovery_rl, safety_gym, sqrl
+from safe_bench.protocols import dual_agent, recovery_rl, safety_gym, sqrl
 from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage, run_config
 
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol for paper in (recovery_rl, sqrl, safety_gym) for protocol in paper.PROTOCOLS
+    protocol.name: protocol for paper in (recovery_rl, sqrl, safety_gym, dual_agent) for protocol in paper.PROTOCOLS
 }
 
 

@@ -38,6 +38,9 @@ class Budget:
         pretrain_updates: gradient steps of the safety critic on them.
         eval_episodes: evaluation episodes, each of deterministic and stochastic.
         seeds: default seeds.
+        eval_every: evaluate after so many steps of learning too, with ``eval_rounds`` deterministic episodes.
+        eval_rounds: see there.
+        checkpoint_every: steps; None: the runner's own. Environments that cannot be copied start a new episode there.
     """
 
     stages: tuple[Stage, ...]
@@ -45,6 +48,9 @@ class Budget:
     pretrain_updates: int = 0
     eval_episodes: int = 50
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    eval_every: int | None = None
+    eval_rounds: int | None = None
+    checkpoint_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,21 +59,28 @@ class Method:
 
     Attributes:
         label: name in tables and plots.
-        algorithm: name of the class in ``sb3_ext``.
+        algorithm: name of the class in ``sb3_ext``; None: nothing is learned, the controller acts.
         kwargs: its arguments.
         offline: pre-train on the offline data.
         reward_penalty: subtract this from the reward per unit of cost (0: not).
         group: ``"comparison"`` or ``"ablation"``.
         normalize: learn on observations that ``VecNormalize`` standardises; None: not.
+        controller: name of a fixed policy (see ``agents.find_controller``), which is the baseline of ``DualAgent`` and
+            imitated by other algorithms before they learn.
+        safety_layer: correct actions by a safety layer, which is fitted to steps of the controller before.
+        demonstrations: steps of the controller that the replay buffer holds from the start, instead of imitation.
     """
 
     label: str
-    algorithm: str
+    algorithm: str | None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     offline: bool = True
     reward_penalty: float = 0.0
     group: Literal["comparison", "ablation"] = "comparison"
     normalize: Literal[True] | None = None
+    controller: str | None = None
+    safety_layer: Literal[True] | None = None
+    demonstrations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,8 @@ class Protocol:
         default_methods: run if none are named.
         cost_limit: of an episode's undiscounted cost. With one, reports are about return and cost, without one about
             successes and violations.
+        deployed: with a ``cost_limit``: judge the trained agents by their evaluation, because the episodes of training
+            are not theirs alone.
         published: figures to show beside ours, by method.
     """
 
@@ -110,6 +125,7 @@ class Protocol:
     presets: Mapping[str, Budget]
     default_methods: tuple[str, ...]
     cost_limit: float | None = None
+    deployed: bool = False
     published: Mapping[str, Published] = field(default_factory=dict)
 
     def budget(self, preset: str) -> Budget:
@@ -134,16 +150,20 @@ class Protocol:
 
 
 def run_config(protocol: Protocol, preset: str, method: str, seed: int) -> dict[str, Any]:
-    """Everything that decides the outcome of one run, as plain data; a setting of a method that is None is left out."""
-    definition = {key: value for key, value in asdict(protocol.method(method)).items() if value is not None}
+    """Everything that decides the outcome of one run, as plain data; settings that are None are left out."""
+    budget = {key: value for key, value in asdict(protocol.budget(preset)).items() if key != "seeds"}
     return {
         "protocol": protocol.name,
         "preset": preset,
         "method": method,
         "seed": seed,
-        "definition": _plain(definition),
-        "budget": _plain({k: v for k, v in asdict(protocol.budget(preset)).items() if k != "seeds"}),
+        "definition": _stated(asdict(protocol.method(method))),
+        "budget": _stated(budget),
     }
+
+
+def _stated(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in settings.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -162,6 +162,15 @@ class PandaPushGoalEnv(PandaPushEnv):
         return {"observation": self._features(), "achieved_goal": cube, "desired_goal": goal}
 
 
+def as_goal_observation(observations: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """What ``PandaPushGoalEnv`` observes where ``PandaPushEnv`` observes ``[..., 21]``: agents can act in both."""
+    return {
+        "observation": observations[..., :18],
+        "achieved_goal": observations[..., 6:9],
+        "desired_goal": observations[..., 18:],
+    }
+
+
 def _reward(cubes: ArrayLike, goals: ArrayLike) -> Any:
     return np.where(_distance(cubes, goals) > SUCCESS_DISTANCE, -1.0, 0.0)
 

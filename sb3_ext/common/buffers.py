@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -142,6 +143,20 @@ def _grow(value: Any, capacity: int) -> Any:
         whole[: len(value.rows)] = value.rows
         return whole
     return value
+
+
+def forget_last_step(model: Any) -> None:
+    """Before the next step of training begins a new episode, in environments that someone else has moved.
+
+    Else the next transition would lead from the old episode into the new one, and hindsight relabelling would take
+    both for one.
+    """
+    model._last_obs = None
+    buffer = getattr(model, "replay_buffer", None)
+    if isinstance(buffer, HerReplayBuffer):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns that it does what it is asked to
+            buffer.truncate_last_trajectory()
 
 
 class CostReplayBuffer(CostStorage):

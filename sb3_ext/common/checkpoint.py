@@ -20,6 +20,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
+from sb3_ext.common.buffers import forget_last_step
 from sb3_ext.common.files import atomic_folder, atomic_path
 
 POINTER = "LATEST"
@@ -105,6 +106,14 @@ def has_checkpoint(folder: str | Path) -> bool:
     return (Path(folder) / POINTER).is_file()
 
 
+def holds_environments(folder: str | Path) -> bool:
+    """Whether the environments came into the checkpoint; else ``load_checkpoint`` needs ``env``."""
+    folder = Path(folder)
+    with readable(folder, "checkpoint"):
+        environments = cloudpickle.loads((folder / (folder / POINTER).read_text() / "environments.pkl").read_bytes())
+    return environments["env"].pickled is not None
+
+
 def _dump(path: Path, value: Any) -> None:
     with path.open("wb") as file:
         cloudpickle.dump(value, file)
@@ -155,7 +164,7 @@ def _reset_environments(model: Any, steps: int) -> None:
     """Start new episodes from seeds that depend on the step count only, in this run and in the continued one."""
     if model.env is not None:
         model.env.seed((model.seed or 0) + steps)
-    model._last_obs = None
+    forget_last_step(model)
     model._costs.reset()
 
 

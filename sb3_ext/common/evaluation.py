@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from safe_wrappers.info import INTERVENED, SUCCESS
 from safe_wrappers.monitor import EpisodeCosts
+from sb3_ext.common.buffers import forget_last_step
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def evaluate_safely(
         finally:
             normalizer.training = True
     if getattr(model, "env", None) is vec:
-        model._last_obs = None  # else the next transition would lead from the last training episode into this one
+        forget_last_step(model)
     costs = EpisodeCosts(vec.num_envs, missing_cost=missing_cost)
     quota = np.array([(n_episodes + i) // vec.num_envs for i in range(vec.num_envs)])
     returns, interventions = np.zeros(vec.num_envs), np.zeros(vec.num_envs, dtype=int)

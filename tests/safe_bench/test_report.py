@@ -16,7 +16,7 @@ from safe_bench.metrics import aggregate
 from safe_bench.protocols import PROTOCOLS, get_protocol, run_config
 from safe_bench.report import summary_table, write_report
 from safe_bench.results import Rate, Results
-from safe_bench.runs import COLUMNS, RunError, RunFolder, write_json
+from safe_bench.runs import EPISODES, RunError, RunFolder, write_json
 from safe_bench.verdict import MEASURES, verdict
 
 NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
@@ -42,8 +42,8 @@ def add_run(
             violation, success = int(episode < violations), int(episode >= n - successes)
             values = (stage["name"], episode + 1, 10 * (index * n + episode + 1), 10, float(episode), cost * violation,
                       violation, success, 5, 1.0)  # fmt: skip
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
-    folder.write_rows(rows)
+            rows.append(dict(zip(EPISODES.columns, values, strict=True)))
+    EPISODES.write(folder.path, rows)
     rates = {"violations": [0, 0, 0, 1], "successes": [1, 1, 1, 0], "episodes": 4, "return": 7.0, "cost": cost / 4}
     write_json(folder.path / "evaluation.json", {"deterministic": rates, "stochastic": rates})
     if figures:

@@ -15,7 +15,7 @@ from safe_bench import figures, runner
 from safe_bench.protocols import PROTOCOLS, Budget, Stage
 from safe_bench.protocols.sqrl import spider_budget
 from safe_bench.runner import Job, execute
-from safe_bench.runs import COLUMNS, Run, RunError, RunFolder
+from safe_bench.runs import EPISODES, Run, RunError, RunFolder
 
 NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
 TINY = {
@@ -64,7 +64,7 @@ def interrupt_after(n_checkpoints):
 def test_a_run_leaves_complete_results(tmp_path):
     execute(job(tmp_path, "recovery-rl"))
     run = Run.read(job(tmp_path, "recovery-rl").folder)
-    assert tuple(run.episodes) == COLUMNS
+    assert tuple(run.episodes) == tuple(EPISODES.columns)
     assert run.episodes["episode"].tolist() == [1, 2, 3, 4]
     assert run.summary["timesteps"] == run.episodes["timesteps"][-1]
     assert set(run.evaluation) == {"deterministic", "stochastic"}

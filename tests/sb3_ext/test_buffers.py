@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from safe_wrappers.info import COST, EXECUTED_ACTION, VIOLATION, MissingCostError
-from sb3_ext import CostDictReplayBuffer, CostHerReplayBuffer, CostReplayBuffer, SACLag, SafeSAC
+from sb3_ext import CostDictReplayBuffer, CostHerReplayBuffer, CostReplayBuffer, SACLag, SafeSAC, evaluate_safely
 from sb3_ext.common.buffers import offline_buffer, sample_union, scale_action, unscale_action
 
 BOX, ACTIONS = Corridor.observation_space, spaces.Box(LOW, HIGH)
@@ -154,6 +154,18 @@ def test_relabelled_goals_change_rewards_but_never_costs():
     moved = (after - batch.observations["achieved_goal"]).squeeze(1)
     executed = th.as_tensor(unscale_action(batch.executed_actions.numpy(), ACTIONS))
     assert (moved - 0.1 * executed[:, 0])[after.squeeze(1).abs() < 1.9].abs().max() < 0.06
+
+
+def test_hindsight_never_joins_two_episodes_when_the_environment_was_moved_between_steps():
+    env = vec(1, GoalCorridor, horizon=20)
+    model = tiny(SACLag, env, replay_buffer_class=HerReplayBuffer, learning_starts=60).learn(7)
+    buffer, start = model.replay_buffer, model.replay_buffer._current_ep_start[0]
+    assert start < 7  # in the middle of an episode
+    evaluate_safely(model, model.get_env(), 1)
+    assert buffer._current_ep_start[0] == 7
+    assert buffer.ep_length[start:7, 0].tolist() == [7 - start] * (7 - start)
+    assert buffer.timeouts[6, 0]
+    model.learn(40, reset_num_timesteps=False)
 
 
 def test_her_model_is_saved_and_goes_on(tmp_path):

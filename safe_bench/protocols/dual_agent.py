@@ -1,0 +1,162 @@
+"""Dual-agent safety correction: the ant that runs too fast (table I, figure 5), and the push (figures 6 and 7)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage
+
+PAPER = "Zhang, Yan et al., Safety Correction from Baseline: Towards the Risk-aware Policy in Robotics (2022)"
+EPS_RISK = 0.05
+ANT_LIMIT, PUSH_LIMIT = 25.0, 2.5
+"""A share of 0.05 of unsafe steps, in 500 and in 50."""
+HER = "dual-agent/push-baseline/her"
+
+# The paper prints neither; these are of its authors' later code.
+_TD3 = {"learning_rate": 3e-4, "learning_starts": 5000, "buffer_size": 500_000, "optimize": "fused"}
+_DUAL = {**_TD3, "eps_risk": EPS_RISK, "gamma_risk": 0.9}
+
+
+def _method(label: str, algorithm: str | None, **settings: Any) -> Method:
+    return Method(label, algorithm, offline=False, **settings)
+
+
+def _on_policy(label: str, algorithm: str, cost_limit: float, **settings: Any) -> Method:
+    return _method(label, algorithm, kwargs={"cost_limit": cost_limit}, normalize=True, **settings)
+
+
+def _variant(method: Method, what: str, **kwargs: Any) -> Method:
+    return replace(method, label=f"{method.label}, {what}", kwargs={**method.kwargs, **kwargs}, group="ablation")
+
+
+def _budget(env_id: str, steps: int, every: int, rounds: int, evaluate: int, seeds: int, **kwargs: Any) -> Budget:
+    """Checkpoints where the evaluations are: these environments cannot be copied, and begin a new episode there."""
+    return Budget(
+        (Stage("train", env_id, kwargs, steps=steps),), eval_episodes=evaluate, seeds=tuple(range(seeds)),
+        eval_every=every, eval_rounds=rounds, checkpoint_every=min(every, 12_500),
+    )  # fmt: skip
+
+
+def _ant_run() -> Protocol:
+    dual = _method("Dual agent", "DualAgent", kwargs=_DUAL)
+    sac = {"cost_limit": ANT_LIMIT, "learning_starts": 5000, "buffer_size": 500_000, "optimize": "fused"}
+    methods = {
+        "dual-agent": dual,
+        "ppo-lag": _on_policy("PPOLag", "PPOLag", ANT_LIMIT),
+        "trpo-lag": _on_policy("TRPOLag", "TRPOLag", ANT_LIMIT),
+        "cpo": _on_policy("CPO", "CPO", ANT_LIMIT),
+        "sac-lag": _method("SACLag", "SACLag", kwargs=sac),
+        **{
+            f"dual-agent-{gamma:g}": _variant(dual, f"gamma {gamma:g}", gamma_risk=gamma) for gamma in (0.7, 0.95, 0.99)
+        },
+        "dual-agent-horizon": _variant(dual, "horizon 500", horizon=500),
+    }
+    env_id = "safe/AntRun-v0"
+    return Protocol(
+        name="dual-agent/ant-run",
+        title="Dual agent: ant run",
+        paper=PAPER,
+        claim=f"The safe agent learns to run within a cost of {ANT_LIMIT:g} per episode, with fewer steps than the "
+        "others; its baseline learns beside it, and violates at nearly every step.",
+        subject="dual-agent",
+        measure=None,
+        methods=methods,
+        presets={
+            "quick": _budget(env_id, 10_000, 5_000, 2, 3, 1),
+            "short": _budget(env_id, 100_000, 12_500, 5, 20, 3),
+            "paper": _budget(env_id, 500_000, 25_000, 5, 20, 3),
+        },
+        default_methods=tuple(key for key, method in methods.items() if method.group == "comparison"),
+        cost_limit=ANT_LIMIT,
+        deployed=True,
+        published={
+            name: Published("the paper", steps, (mean, deviation), (cost, cost_deviation))
+            for name, steps, mean, deviation, cost, cost_deviation in (
+                ("dual-agent", 500_000, 898.20, 12.29, 1.77, 0.22),
+                ("ppo-lag", 1_000_000, 571.23, 11.03, 3.33, 0.83),
+                ("trpo-lag", 1_000_000, 546.45, 12.55, 3.49, 0.54),
+                ("cpo", 1_000_000, 550.43, 8.86, 3.63, 0.86),
+                ("sac-lag", 1_000_000, 329.87, 27.65, 2.88, 0.26),
+            )
+        },
+    )
+
+
+def _panda_push() -> Protocol:
+    scripted = _method("Dual agent, scripted baseline", "DualAgent", kwargs=_DUAL, controller="scripted")
+    layered = _method("Scripted + safety layer", None, controller="scripted", safety_layer=True)
+    methods = {
+        "dual-agent": scripted,
+        "dual-agent-her": replace(scripted, label="Dual agent, learned baseline", controller=HER),
+        "cpo": _on_policy("CPO", "CPO", PUSH_LIMIT),
+        "bc-cpo": _on_policy("BC + CPO", "CPO", PUSH_LIMIT, controller="scripted"),
+        "bc-safety-layer": _method(
+            "BC + TD3 + safety layer",
+            "SafeTD3",
+            kwargs={**_TD3, "learning_starts": 100},
+            controller="scripted",
+            safety_layer=True,
+        ),
+        "safety-layer": layered,
+        "safety-layer-her": replace(layered, label="Learned + safety layer", controller=HER),
+        **{
+            f"dual-agent-{gamma:g}": _variant(scripted, f"gamma {gamma:g}", gamma_risk=gamma)
+            for gamma in (0.7, 0.95, 0.99)
+        },
+        "dual-agent-horizon": _variant(scripted, "horizon 50", horizon=50),
+    }
+    env_id = "safe/PandaPush-v0"
+    return Protocol(
+        name="dual-agent/panda-push",
+        title="Dual agent: push past an obstacle",
+        paper=PAPER,
+        claim="The corrected agent pushes the cube to the target without a touch in about 80 % of the episodes; with a "
+        "safety layer about 50 %, after behaviour cloning below 30 %, and from scratch none.",
+        subject="dual-agent",
+        measure=None,
+        methods=methods,
+        presets={
+            "quick": _budget(env_id, 5_000, 2_500, 3, 5, 1),
+            "short": _budget(env_id, 100_000, 12_500, 20, 50, 3),
+            "paper": _budget(env_id, 250_000, 12_500, 20, 100, 3),
+        },
+        default_methods=tuple(
+            key for key, method in methods.items() if method.group == "comparison" and method.controller != HER
+        ),
+        cost_limit=PUSH_LIMIT,
+        deployed=True,
+    )
+
+
+def _push_baseline() -> Protocol:
+    """The unsafe agent that the push corrects; the settings are the RL Zoo's for this task, the sizes the paper's."""
+    her = {
+        "learning_rate": 1e-3, "gamma": 0.95, "tau": 0.05, "buffer_size": 1_000_000, "learning_starts": 1000,
+        "policy_kwargs": {"net_arch": [256, 256, 256]}, "optimize": "fused",
+    }  # fmt: skip
+    plain = _method("SAC + HER", "SafeSAC", kwargs=her)
+    env_id = "safe/PandaPushGoal-v0"
+    return Protocol(
+        name="dual-agent/push-baseline",
+        title="Dual agent: a baseline for the push, learned without the obstacle",
+        paper=PAPER,
+        claim="Hindsight experience replay learns the push, if nothing stands in the way.",
+        subject="her",
+        measure=None,
+        methods={
+            "her": replace(plain, label="SAC + HER, 20,000 scripted steps", controller="scripted",
+                           demonstrations=20_000),
+            "her-alone": plain,
+        },
+        presets={
+            "quick": _budget(env_id, 4_000, 2_000, 3, 5, 1, obstacle=False),
+            "paper": _budget(env_id, 500_000, 12_500, 20, 100, 1, obstacle=False),
+        },
+        default_methods=("her",),
+        cost_limit=PUSH_LIMIT,
+        deployed=True,
+    )  # fmt: skip
+
+
+PROTOCOLS = (_ant_run(), _panda_push(), _push_baseline())

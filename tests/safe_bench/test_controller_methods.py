@@ -1,0 +1,115 @@
+"""Methods that start from a controller: corrected, imitated, demonstrated, behind a safety layer; and their reports."""
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("pybullet")
+
+from safe_bench import agents, figures, report
+from safe_bench.protocols import PROTOCOLS, Budget, Stage
+from safe_bench.runner import Job, execute
+from safe_bench.runs import Run, RunError
+from sb3_ext.common.off_policy import SafeOffPolicy
+
+PUSH, HER = "dual-agent/panda-push", "dual-agent/push-baseline"
+
+
+def budget(env_id, **kwargs):
+    return Budget((Stage("train", env_id, kwargs, steps=150),), eval_episodes=2, seeds=(0,), eval_every=100,
+                  eval_rounds=1, checkpoint_every=75)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Budgets of a few episodes, in which the agents already learn."""
+    monkeypatch.setattr(agents, "LAYER_STEPS", 200)
+    monkeypatch.setattr(agents, "LAYER_UPDATES", 50)
+    monkeypatch.setattr(figures, "save_gif", lambda *args: None)
+    monkeypatch.setitem(PROTOCOLS[PUSH].presets, "tiny", budget("safe/PandaPush-v0"))
+    monkeypatch.setitem(PROTOCOLS[HER].presets, "tiny", budget("safe/PandaPushGoal-v0", obstacle=False))
+    for protocol in (PUSH, HER):
+        for name, method in PROTOCOLS[protocol].methods.items():
+            small = {"learning_starts": 100} if "learning_starts" in method.kwargs else {}
+            small |= {"n_steps": 50, "batch_size": 25} if "cost_limit" in method.kwargs else {}
+            few = None if method.demonstrations is None else 100
+            changed = replace(method, kwargs={**method.kwargs, **small}, demonstrations=few)
+            monkeypatch.setitem(PROTOCOLS[protocol].methods, name, changed)
+
+
+def run(out, method, protocol=PUSH):
+    job = Job(protocol, "tiny", method, 0, str(out))
+    execute(job)
+    return Run.read(job.folder)
+
+
+def table(run, agent):
+    return [row["timesteps"] for row in run.evaluations if row["agent"] == agent]
+
+
+def test_a_corrected_controller_is_evaluated_beside_its_baseline(tmp_path):
+    found = run(tmp_path, "dual-agent")
+    assert table(found, "agent") == [0, 100]
+    assert table(found, "baseline") == [0]  # it does not change
+    assert set(found.evaluation) == {"deterministic", "stochastic", "baseline"}
+    assert found.evaluation["baseline"]["violation_rate"] > found.evaluation["deterministic"]["violation_rate"]
+    assert run(tmp_path, "dual-agent").summary == found.summary
+
+
+def test_an_interrupted_run_in_a_simulator_without_copies_gives_the_same_results(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", "dual-agent")
+    original, saved = SafeOffPolicy.save_checkpoint, []
+
+    def crash_at_second(model, folder):
+        original(model, folder)
+        saved.append(folder)
+        if len(saved) == 2:
+            raise ConnectionError("crash")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SafeOffPolicy, "save_checkpoint", crash_at_second)
+        with pytest.raises(ConnectionError):
+            run(tmp_path / "parts", "dual-agent")
+    parts = run(tmp_path / "parts", "dual-agent")
+    assert (parts.evaluations, parts.evaluation) == (whole.evaluations, whole.evaluation)
+    assert parts.episodes["return"].tolist() == whole.episodes["return"].tolist()
+
+
+def test_a_controller_behind_a_safety_layer_is_evaluated_without_learning(tmp_path, monkeypatch):
+    found = run(tmp_path, "safety-layer")
+    assert found.summary["timesteps"] == len(found.episodes["episode"]) == 0
+    assert sum(found.evaluation["deterministic"]["interventions"]) > 0
+    (tmp_path / PUSH / "safety-layer" / "seed-0" / "summary.json").unlink()
+    monkeypatch.setattr(agents.sb3_ext.LinearCostModel, "fit_in", None)  # the layer is there already
+    assert run(tmp_path, "safety-layer").evaluation == found.evaluation
+
+
+@pytest.mark.parametrize("method", ["bc-cpo", "bc-safety-layer"])
+def test_other_algorithms_imitate_the_controller_before_they_learn(tmp_path, monkeypatch, method):
+    imitated = []
+
+    def imitate(model, controller, **settings):
+        imitated.append((model.num_timesteps, controller.name, settings["seed"]))
+
+    monkeypatch.setattr(agents.sb3_ext, "imitate", imitate)
+    assert run(tmp_path, method).summary["timesteps"] == 150
+    assert imitated == [(0, "controller PushController", 0)]
+
+
+def test_a_learned_baseline_is_demonstrated_to_and_then_corrected(tmp_path):
+    with pytest.raises(RunError, match="safe-bench run dual-agent/push-baseline --methods her --seeds 0"):
+        run(tmp_path, "dual-agent-her")
+    learned = run(tmp_path, "her", HER)
+    assert learned.summary["timesteps"] == 150
+    assert learned.evaluation["deterministic"]["cost"] == 0.0
+    assert table(run(tmp_path, "dual-agent-her"), "baseline") == [0]
+
+
+def test_the_report_is_about_the_deployed_agents(tmp_path):
+    for method in ("dual-agent", "safety-layer"):
+        run(tmp_path, method)
+    text = (report.write_report(tmp_path, PUSH) / "report.md").read_text()
+    assert "Cost of the deployed agents within the limit of 2.5" in text
+    assert "Dual agent, scripted baseline: its baseline" in text
+    assert "learning.png" in text
+    assert report.summary_table(tmp_path, PUSH).row_count == 2
