@@ -15,8 +15,7 @@ import gymnasium as gym
 import numpy as np
 import panda_gym  # noqa: F401 - registers PandaPush-v3
 
-import safe_envs  # noqa: F401 - registers ours
-from safe_envs.manipulation.push_controller import PushController
+from safe_envs import PushController
 from safe_envs.sim.panda_sim import N_SUBSTEPS
 
 ANT, PUSH, GOAL, REFERENCE = "safe/AntRun-v0", "safe/PandaPush-v0", "safe/PandaPushGoal-v0", "PandaPush-v3"

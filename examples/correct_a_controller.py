@@ -11,8 +11,7 @@ import argparse
 import gymnasium as gym
 import torch
 
-import safe_envs  # noqa: F401  registers the environments
-from safe_envs.manipulation.push_controller import PushController
+from safe_envs import PushController
 from sb3_ext import DualAgent, evaluate_safely
 
 

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her import HerReplayBuffer
 
+import safe_envs
 import sb3_ext
 from safe_bench.environments import make_env
 from safe_bench.protocols import Method, Stage
@@ -70,23 +71,19 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
     env.close()
     assert isinstance(action_space, spaces.Box)
     if name == "scripted":
-        from safe_envs.manipulation.push_controller import PushController
-
-        return Controller(PushController(), observation_space, action_space)
+        return Controller(safe_envs.PushController(), observation_space, action_space)
     file = Path(out) / name / "seed-0" / "model.zip"
     if not file.is_file():
         protocol, _, method = name.rpartition("/")
         command = f"safe-bench run {protocol} --methods {method} --seeds 0 --out {out}"
         raise RunError(f"{file}, which this method starts from, is missing: `{command}` trains it")
-    from safe_envs.manipulation.panda_push import as_goal_observation
-
     without_her: dict[str, Any] = {
         "replay_buffer_class": None,
         "replay_buffer_kwargs": {},
         "buffer_size": 1,
     }  # which needs its goals
     model = sb3_ext.SafeSAC.load(file, device="cpu", custom_objects=without_her)
-    return Controller(model, observation_space, action_space, as_goal_observation)
+    return Controller(model, observation_space, action_space, safe_envs.as_goal_observation)
 
 
 def fit_safety_layer(folder: Path, stage: Stage, controller: Controller, seed: int) -> sb3_ext.LinearCostModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from safe_bench.verdict import MEASURES, RATIO, ablation_judgements, judgements,
 from sb3_ext.common.files import atomic_path, ensure_folder
 
 SUMMARY = ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation")
+LABEL_WIDTH = 15
 Drawing = tuple[str, Figure | None, str, str]
 """File name without suffix, figure (None: no data for it), alternative text, caption."""
 
@@ -80,23 +82,25 @@ def summary_table(out: str | Path, protocol_name: str) -> rich.table.Table:
         title=found.protocol.title, caption=_summary_caption(found), caption_justify="left",
         box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
-    table.add_column("Method", min_width=13, overflow="fold")
+    table.add_column("Method", no_wrap=True)
     limit = found.protocol.cost_limit
     for name in SUMMARY if limit is None else constrained.summary_header(found):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=name in SUMMARY[:2])
     for method in found.methods:
         n_seeds = f"{len(method.runs)} seed{'s' if len(method.runs) > 1 else ''}"
-        label = Text.assemble(method.label, "\n", (n_seeds, "dim"))
+        label = Text.assemble(textwrap.fill(method.label, LABEL_WIDTH), "\n", (n_seeds, "dim"))
         row = _summary_row(method) if limit is None else constrained.summary_row(found, method, limit)
         table.add_row(label, *map(_terminal_cell, row))
     return table
 
 
-def _summary_row(method: MethodResults) -> Sequence[Estimate | Rate]:
-    """What ``SUMMARY`` names."""
-    measures = (results.successes, results.violations, results.ratio, results.final_return)
+def _summary_row(method: MethodResults) -> Sequence[Estimate | Rate | str]:
+    """What ``SUMMARY`` names; intervals of all of them would not fit into 80 columns."""
     return [
-        *(method.estimate(measure) for measure in measures),
+        point_text(method.estimate(results.successes)),
+        point_text(method.estimate(results.violations)),
+        method.estimate(results.ratio),
+        point_text(method.estimate(results.final_return)),
         method.evaluation_rate("deterministic", "successes"),
         method.evaluation_rate("deterministic", "violations"),
     ]

@@ -24,16 +24,20 @@ if TYPE_CHECKING:
     from safe_envs.core.vector import TaskVectorEnv
     from safe_envs.data.collect import collect_constraint_data
     from safe_envs.data.storage import load_minari, to_minari
+    from safe_envs.manipulation.panda_push import as_goal_observation
+    from safe_envs.manipulation.push_controller import PushController
 
 __all__ = [
     "ENV_IDS",
     "BatchedTask",
+    "PushController",
     "Rectangle",
     "SafeEnv",
     "Scene",
     "SimulationError",
     "TaskEnv",
     "TaskVectorEnv",
+    "as_goal_observation",
     "collect_constraint_data",
     "load_minari",
     "register_envs",
@@ -44,12 +48,14 @@ __all__ = [
 # module once.
 _LAZY = {
     "BatchedTask": "safe_envs.core.batched",
+    "PushController": "safe_envs.manipulation.push_controller",
     "Rectangle": "safe_envs.core.geometry",
     "SafeEnv": "safe_envs.core.env",
     "Scene": "safe_envs.core.geometry",
     "SimulationError": "safe_envs.core.env",
     "TaskEnv": "safe_envs.core.batched",
     "TaskVectorEnv": "safe_envs.core.vector",
+    "as_goal_observation": "safe_envs.manipulation.panda_push",
     "collect_constraint_data": "safe_envs.data.collect",
     "load_minari": "safe_envs.data.storage",
     "to_minari": "safe_envs.data.storage",

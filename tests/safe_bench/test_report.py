@@ -147,6 +147,16 @@ class TestReport:
         assert cells[9] == "50 [50, 50]"  # 5 of 10 steps
         assert cells[10] == "0%"
 
+    def test_terminal_table_of_five_seeds_fits_into_80_columns(self, tmp_path):
+        for seed in range(5):
+            add_run(tmp_path, NAVIGATION, "unconstrained", seed, 0, 299 - seed, n=300)
+            add_run(tmp_path, NAVIGATION, "recovery-rl-fast-target", seed, 290 + seed, 0, n=300)
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(summary_table(tmp_path, NAVIGATION))
+        text = console.export_text()
+        assert "Violations" in text and "violation" in text and "\N{HORIZONTAL ELLIPSIS}" not in text
+        assert text.count("[") == text.count("]") >= 6
+
     def test_terminal_table(self, full):
         console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
         console.print(summary_table(full[0], NAVIGATION))

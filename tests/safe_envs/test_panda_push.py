@@ -34,7 +34,7 @@ def play(env, policy, seed):
 
 @pytest.fixture
 def controller():
-    from safe_envs.manipulation.push_controller import PushController
+    from safe_envs import PushController
 
     return PushController()
 
