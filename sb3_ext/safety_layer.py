@@ -53,8 +53,8 @@ class LinearCostModel(nn.Module):
         >>> error = model.fit(safe_envs.collect_constraint_data("safe/Navigation2-v0", 500, seed=0), steps=20)
         >>> layer = SafetyLayer(env, model, step_limit=0.2)
         >>> _ = layer.reset(seed=0)
-        >>> layer.step(env.action_space.sample())[-1]["intervened"]
-        False
+        >>> layer.step(env.action_space.sample())[-1]["executed_action"].shape
+        (2,)
     """
 
     observation_mean: th.Tensor
