@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from safe_envs.core.geometry import Rectangle, Scene
     from safe_envs.core.vector import TaskVectorEnv
     from safe_envs.data.collect import collect_constraint_data
+    from safe_envs.data.rollouts import collect_rollouts
     from safe_envs.data.storage import load_minari, to_minari
+    from safe_envs.data.tasks import TASKS, navigation_tasks
     from safe_envs.manipulation.panda_push import as_goal_observation
     from safe_envs.manipulation.push_controller import PushController
 
 __all__ = [
     "ENV_IDS",
+    "TASKS",
     "BatchedTask",
     "PushController",
     "Rectangle",
@@ -39,7 +42,9 @@ __all__ = [
     "TaskVectorEnv",
     "as_goal_observation",
     "collect_constraint_data",
+    "collect_rollouts",
     "load_minari",
+    "navigation_tasks",
     "register_envs",
     "to_minari",
 ]
@@ -52,12 +57,15 @@ _LAZY = {
     "Rectangle": "safe_envs.core.geometry",
     "SafeEnv": "safe_envs.core.env",
     "Scene": "safe_envs.core.geometry",
+    "TASKS": "safe_envs.data.tasks",
     "SimulationError": "safe_envs.core.env",
     "TaskEnv": "safe_envs.core.batched",
     "TaskVectorEnv": "safe_envs.core.vector",
     "as_goal_observation": "safe_envs.manipulation.panda_push",
     "collect_constraint_data": "safe_envs.data.collect",
+    "collect_rollouts": "safe_envs.data.rollouts",
     "load_minari": "safe_envs.data.storage",
+    "navigation_tasks": "safe_envs.data.tasks",
     "to_minari": "safe_envs.data.storage",
 }
 

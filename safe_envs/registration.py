@@ -32,6 +32,7 @@ class EnvEntry:
 
 _NAVIGATION = "safe_envs.navigation.navigation"
 _DRUNK_SPIDER = "safe_envs.navigation.drunk_spider"
+_DISABLED = "safe_envs.locomotion.disabled"
 _PANDA_PUSH = "safe_envs.manipulation.panda_push"
 
 ENTRIES = (
@@ -52,6 +53,9 @@ ENTRIES = (
         {"scene": "navigation2"},
     ),
     EnvEntry("safe/DrunkSpider-v0", _DRUNK_SPIDER, "DrunkSpiderEnv", "DrunkSpiderVectorEnv", 30),
+    EnvEntry("safe/CartPoleLength-v0", "safe_envs.locomotion.cartpole_length", "CartPoleLengthEnv", None, 200),
+    EnvEntry("safe/HalfCheetahDisabled-v0", _DISABLED, "HalfCheetahDisabledEnv", None, 1000),
+    EnvEntry("safe/AntDisabled-v0", _DISABLED, "AntDisabledEnv", None, 1000),
     EnvEntry("safe/AntRun-v0", "safe_envs.locomotion.ant_run", "AntRunEnv", None, 500),
     EnvEntry("safe/PandaPush-v0", _PANDA_PUSH, "PandaPushEnv", None, 50),
     EnvEntry("safe/PandaPushGoal-v0", _PANDA_PUSH, "PandaPushGoalEnv", None, 50),

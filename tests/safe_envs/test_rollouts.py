@@ -1,0 +1,50 @@
+"""Transitions of any policy."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import safe_envs
+from safe_wrappers import MissingCostError, RecoveryFilter
+
+NAVIGATION = "safe/Navigation1-v0"
+
+
+def make(**kwargs):
+    return gym.make(NAVIGATION, terminate_on_violation=False, **kwargs)
+
+
+def test_rows_are_the_steps_of_the_policy():
+    right = np.array([0.5, 0.0], dtype=np.float32)
+    data = safe_envs.collect_rollouts(make(noise_std=0.0), 25, lambda observation: right, episode_length=10, seed=3)
+    assert len(data) == 25 and data.env_id == NAVIGATION
+    assert (data.actions == right).all()
+    assert np.allclose(data.next_observations - data.observations, [0.5, 0.0], atol=1e-5)
+    starts = np.flatnonzero((data.observations[1:] != data.next_observations[:-1]).any(axis=1)) + 1
+    assert starts.tolist() == [10, 20]
+
+
+def test_violations_do_not_end_an_episode_that_goes_on():
+    data = safe_envs.collect_rollouts(make(), 60, lambda observation: np.array([0.0, 1.0]), episode_length=20)
+    assert data.n_violations > 10 and not data.terminals.any()
+
+
+def test_random_actions_follow_the_seed():
+    same = [safe_envs.collect_rollouts(make(), 30, seed=seed).observations for seed in (1, 1, 2)]
+    assert np.array_equal(same[0], same[1]) and not np.array_equal(same[0], same[2])
+
+
+def test_executed_actions_are_kept():
+    filtered = RecoveryFilter(
+        make(), risk=lambda obs, actions: np.ones(len(obs)), recovery=lambda obs: np.zeros((len(obs), 2)), eps_risk=0.5
+    )
+    assert (safe_envs.collect_rollouts(filtered, 5).actions == 0.0).all()
+
+
+def test_bad_arguments_raise():
+    with pytest.raises(ValueError, match="n_transitions must be >= 1"):
+        safe_envs.collect_rollouts(make(), 0)
+    with pytest.raises(ValueError, match="episode_length must be >= 1"):
+        safe_envs.collect_rollouts(make(), 5, episode_length=0)
+    with pytest.raises(MissingCostError):
+        safe_envs.collect_rollouts(gym.make("Pendulum-v1"), 5)
