@@ -43,9 +43,42 @@ def training_env(stage: Stage, method: Method, layer: Any = None) -> VecEnv:
     return VecNormalize(env) if method.normalize else env
 
 
-def evaluation_env(stage: Stage, model: Any, layer: Any = None) -> VecEnv:
-    """What a model is evaluated in: the plain environment, under the model's own observation statistics."""
-    env = DummyVecEnv([lambda: make_env(stage, layer=layer)])
+class SpreadStarts(gym.Wrapper):
+    """Every second episode of a planar environment starts anywhere outside its obstacles, not at the task's start."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self._n_resets = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """See the class; a seed decides the places of later episodes, too."""
+        self._n_resets += 1
+        return self.env.reset(seed=seed, options=options if self._n_resets % 2 else {"state": self._free_place()})
+
+    def _free_place(self) -> Any:
+        scene = self.get_wrapper_attr("scene")
+        low, high = (scene.extent.x_min, scene.extent.y_min), (scene.extent.x_max, scene.extent.y_max)
+        while True:
+            place = self.np_random.uniform(low, high)
+            if not scene.inside_obstacle([place])[0]:
+                return place
+
+
+def evaluation_env(stage: Stage, model: Any, layer: Any = None, spread_starts: bool = False) -> VecEnv:
+    """What a model is evaluated in: the plain environment, under the model's own observation statistics.
+
+    Args:
+        stage: which environment.
+        model: what acts in it.
+        layer: as in ``make_env``.
+        spread_starts: see ``SpreadStarts``.
+    """
+
+    def make() -> gym.Env:
+        env = make_env(stage, layer=layer)
+        return SpreadStarts(env) if spread_starts else env
+
+    env = DummyVecEnv([make])
     statistics = statistics_of(model)
     if statistics is None:
         return env

@@ -16,7 +16,7 @@ from safe_bench.runs import write_json
 from safe_wrappers.info import INTERVENED, SUCCESS, VIOLATION
 from sb3_ext.common.evaluation import evaluate_safely
 
-N_TRAJECTORIES, N_CALIBRATION, MAP_COLUMNS, N_BINS = 5, 30, 60, 10
+N_TRAJECTORIES, N_CALIBRATION, MAP_COLUMNS, N_BINS = 5, 60, 60, 10
 GIF_FRAMES, GIF_HEIGHT = 200, 360
 
 
@@ -64,11 +64,12 @@ def proposed_action(model: Any, obs: NDArray[Any]) -> NDArray[Any]:
 
 
 def calibration(model: Any, stage: Stage, seed: int) -> dict[str, Any]:
-    """Predicted risk against what happened, over episodes of the *unfiltered* task policy.
+    """Predicted risk against what happened, over episodes of the policy that the risk critic's target follows.
 
-    The risk critic's target follows the task policy, so that is the policy whose future it predicts. What happened
-    is ``gamma_risk ** k`` for a violation ``k`` steps after the next state, else 0: its mean is the predicted
-    quantity. Bins are over predictions; ``predicted`` and ``observed`` are means in each bin.
+    That is the unfiltered task policy, or with ``composite`` the filtered one. Every second episode starts anywhere
+    in the plane: a policy that is safe from the task's start would show one point. What happened is
+    ``gamma_risk ** k`` for a violation ``k`` steps after the next state, else 0: its mean is the predicted quantity.
+    Bins are over predictions; ``predicted`` and ``observed`` are means in each bin.
     """
     predictions: list[float] = []
     outcomes: list[float] = []
@@ -82,15 +83,22 @@ def calibration(model: Any, stage: Stage, seed: int) -> dict[str, Any]:
             predictions.extend(current)
             current.clear()
 
+    filtered = follows_filter(model)
     evaluate_safely(
-        model.policy,
-        evaluation_env(stage, model),
+        model if filtered else model.policy,
+        evaluation_env(stage, model, spread_starts=True),
         N_CALIBRATION,
         deterministic=False,
         seed=seed,
         on_step=on_step,
     )
-    return bin_calibration(np.array(predictions), np.array(outcomes))
+    found = bin_calibration(np.array(predictions), np.array(outcomes))
+    return {**found, "filtered": filtered, "spread_starts": True}
+
+
+def follows_filter(model: Any) -> bool:
+    """Whether the risk critic's target takes its next actions from the filtered policy, not from the task policy."""
+    return bool(getattr(model, "composite", False)) and model.selector is not None
 
 
 def bin_calibration(predictions: NDArray[Any], outcomes: NDArray[Any]) -> dict[str, Any]:

@@ -180,6 +180,21 @@ def calibration(found: Results, methods: Sequence[MethodResults]) -> Figure | No
     return figure
 
 
+def calibration_caption(methods: Sequence[MethodResults]) -> str:
+    """What the diagrams show: under which policy, and from where. Older runs know the task policy and start only."""
+    parts = [(method.label, part) for method in methods for part in _calibrations(method)]
+    filtered = dict.fromkeys(label for label, part in parts if part.get("filtered"))
+    spread = [bool(part.get("spread_starts")) for _, part in parts]
+    policy = (
+        f"unfiltered task policy ({', '.join(filtered)}: the filtered policy)" if filtered else "unfiltered task policy"
+    )
+    starts = f" In {'all' if all(spread) else 'some'} runs every second episode starts anywhere in the plane."
+    return (
+        f"Predicted risk against the discounted frequency of violations under the {policy}, over all seeds (thin: each "
+        f"of them); below: number of steps. ECE: expected calibration error.{starts if any(spread) else ''}"
+    )
+
+
 def _draw_calibration(curve: Axes, counts: Axes, method: MethodResults, colour: str, leftmost: bool) -> None:
     parts = _calibrations(method)
     n, predicted, observed = pooled_bins(parts)

@@ -32,7 +32,7 @@ from safe_bench.verdict import MEASURES, RATIO, ablation_judgements, judgements,
 from sb3_ext.common.files import atomic_path, ensure_folder
 
 SUMMARY = ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation")
-LABEL_WIDTH = 15
+LABEL_WIDTH = 13
 Drawing = tuple[str, Figure | None, str, str]
 """File name without suffix, figure (None: no data for it), alternative text, caption."""
 
@@ -191,7 +191,10 @@ def _outcome_blocks(found: Results) -> list[Block]:
             "note",
         ),
     ]
-    return [*blocks, Heading("Violations in the earlier stages"), earlier] if earlier else blocks
+    if earlier is not None:
+        note = tables.safety_data_note(found)
+        blocks += [Heading("Violations in the earlier stages"), earlier, *([Paragraph(note, "note")] if note else [])]
+    return blocks
 
 
 def _comparison_blocks(found: Results) -> list[Block]:
@@ -257,8 +260,7 @@ def _risk_drawings(found: Results, methods: Sequence[MethodResults], suffix: str
          "Deterministic episodes of the first seed; shading: predicted risk of the task policy's action at each place "
          "(white panels: the method has no risk critic)."),
         (f"calibration{suffix}", plots_risk.calibration(found, methods), "calibration of the risk critics",
-         "Predicted risk against the discounted frequency of violations under the unfiltered task policy, over all "
-         "seeds (thin: each of them); below: number of steps. ECE: expected calibration error."),
+         plots_risk.calibration_caption(methods)),
         (f"episode{suffix}", plots_risk.risk_along_episode(found, methods), "predicted risk along an episode",
          "Predicted risk of the task policy's action in the episode of the first seed that has most interventions."),
     ]  # fmt: skip

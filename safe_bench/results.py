@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safe_bench import metrics
 from safe_bench.metrics import Band, Estimate, FloatArray
 from safe_bench.protocols import Protocol, get_protocol
-from safe_bench.runs import Run, find_runs
+from safe_bench.runs import SAFETY_DATA, Run, find_runs
 
 Episodes = dict[str, NDArray[Any]]
 EpisodeCurve = Callable[[Episodes], FloatArray]
@@ -76,9 +76,10 @@ class MethodResults:
         return bool(self.config["definition"]["group"] == "ablation")
 
     @property
-    def algorithm(self) -> str:
-        """Name of the class in ``sb3_ext``."""
-        return str(self.config["definition"]["algorithm"])
+    def algorithm(self) -> str | None:
+        """Name of the class in ``sb3_ext``; None where a controller acts."""
+        algorithm: str | None = self.config["definition"].get("algorithm")
+        return algorithm
 
     @property
     def eps_risk(self) -> float | None:
@@ -118,6 +119,11 @@ class MethodResults:
         """How many training episodes of a stage had the flag, over all seeds."""
         flags = np.concatenate([episodes[flag] for episodes in self.stage_episodes(stage)])
         return Rate(int(flags.sum()), len(flags))
+
+    def safety_data(self, what: str, stage: dict[str, Any]) -> Estimate:
+        """How much of ``SAFETY_DATA`` the model collected in a stage, over the seeds that say so."""
+        collected = stage.get("call") == "pretrain"  # the only one in which SQRL does
+        return metrics.aggregate([run.summary[what] for run in self.runs if collected and what in run.summary])
 
     def evaluated(self, what: Literal["return", "cost"], mode: Mode = "deterministic") -> list[float]:
         """A seed's mean over its evaluation episodes, per seed; empty without an evaluation in that mode."""
@@ -279,6 +285,11 @@ class Results:
     def runs(self) -> list[Run]:
         """The runs of all methods."""
         return [run for method in self.methods for run in method.runs]
+
+    @property
+    def have_safety_data(self) -> bool:
+        """Whether a model collected episodes beside the training ones."""
+        return any(run.summary.get(what) for run in self.runs for what in SAFETY_DATA)
 
     @property
     def stages(self) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,8 @@ from safe_bench.agents import find_controller, fit_safety_layer, make_model
 from safe_bench.environments import evaluation_env, import_origin, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
-from safe_bench.runs import BEGUN, EPISODES, EVALUATIONS, RunFolder, provenance, read_json, write_json
+from safe_bench.runs import BEGUN, EPISODES, EVALUATIONS, SAFETY_DATA, RunFolder, provenance, read_json, write_json
+from safe_bench.transfer import Report, at_seed, counts, every, learn_transfer
 from safe_wrappers.info import INTERVENED, SUCCESS
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common.checkpoint import has_checkpoint, holds_environments
@@ -29,9 +29,6 @@ STAGE_SEEDS = 10_000
 AGENT, BASELINE = "agent", "baseline"
 EVALUATION_SEED = 100_000
 """Evaluation seeds lie far from all training seeds."""
-
-Report = Callable[[str, int, int], None]
-"""Called as ``report(what, done, total)``."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class _Execution:
     def __init__(self, job: Job, protocol: Protocol, report: Report) -> None:
         self.job, self.folder, self.report = job, job.folder, report
         self.method: Method = protocol.method(job.method)
-        self.budget: Budget = protocol.budget(job.preset)
+        self.budget: Budget = at_seed(protocol.budget(job.preset), job.seed)
         self.rows = EPISODES.read(self.folder.path)
         self.evaluations = EVALUATIONS.read(self.folder.path)
         self.controller, self.layer = None, None
@@ -95,7 +92,9 @@ class _Execution:
         if steps:
             model.save(self.folder.path / "model.zip")
         seconds = round(time.monotonic() - started, 1)
-        write_json(self.folder.path / "summary.json", {"seconds": seconds, "timesteps": steps, **provenance()})
+        amounts = {"timesteps": steps, "episodes": len(self.rows)}
+        amounts |= {name: int(getattr(model, name)) for name in SAFETY_DATA if hasattr(model, name)}
+        write_json(self.folder.path / "summary.json", {"seconds": seconds, **amounts, **provenance()})
         shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
 
     def _train(self, started: float) -> Any:
@@ -118,11 +117,17 @@ class _Execution:
         return model
 
     def _pretrain(self, model: Any, stage: Stage) -> None:
+        budget = self.budget
+        if budget.transfer is not None:
+            write_json(
+                self.folder.path / "offline_data.json", learn_transfer(model, budget, self.job.seed, self.report)
+            )
+            return
         data = safe_envs.collect_constraint_data(
-            stage.env_id, self.budget.offline_transitions, seed=self.job.seed, **stage.env_kwargs
+            stage.env_id, budget.offline_transitions, seed=self.job.seed, **stage.env_kwargs
         )
-        write_json(self.folder.path / "offline_data.json", {"transitions": len(data), "violations": data.n_violations})
-        model.pretrain(data, steps=self.budget.pretrain_updates, progress=_every(50, "pre-train", self.report))
+        write_json(self.folder.path / "offline_data.json", counts(data))
+        model.pretrain(data, steps=budget.pretrain_updates, progress=every(50, "pre-train", self.report))
 
     def _resume(self) -> Any:
         checkpoint, stage = self.folder.checkpoint, self.budget.stages[0]
@@ -277,14 +282,6 @@ class EpisodeRecorder(BaseCallback):
             "interventions": self.state.interventions, "seconds": round(time.monotonic() - self.started, 1),
         })  # fmt: skip
         self.state.interventions = 0
-
-
-def _every(n: int, what: str, report: Report) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
-        if done % n == 0 or done == total:
-            report(what, done, total)
-
-    return progress
 
 
 def _as_json(result: SafetyEvaluation) -> dict[str, Any]:

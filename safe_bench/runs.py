@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from safe_bench.integrity import find_fault
 from sb3_ext.common.files import atomic_path
 
 BEGUN = "stages.json"
 """A run folder with this file holds results, of a run or of a part of it."""
+SAFETY_DATA = ("safety_steps", "safety_violations")
+"""Of a summary, where the model counts them: its episodes beside the training ones, which are no rows of a file."""
 PACKAGES = ("sb3-safe", "gymnasium", "stable-baselines3", "torch", "numpy")
 
 
@@ -104,7 +107,7 @@ class RunFolder:
             RunError: if the folder holds a run with another configuration, or cannot be read or written.
         """
         file = self.path / "config.json"
-        if file.is_file() and (self.path / BEGUN).is_file():  # a configuration alone is no run
+        if file.is_file() and (self.finished or (self.path / BEGUN).is_file()):  # a configuration alone is no run
             found = read_json(file)
             if found != config:
                 raise RunError(
@@ -149,6 +152,7 @@ class Run:
         evaluation: ``{"deterministic": {...}, "stochastic": {...}}``.
         summary: wall time, versions, commit.
         figures: data of pictures, if kept.
+        ends: timesteps at the end of each stage; empty where nothing is learned.
         path: its folder.
     """
 
@@ -158,6 +162,7 @@ class Run:
     evaluation: dict[str, Any]
     summary: dict[str, Any]
     figures: dict[str, Any] | None
+    ends: list[int]
     path: Path
 
     @property
@@ -175,28 +180,32 @@ class Run:
         """Read a finished run.
 
         Raises:
-            RunError: if it is incomplete or damaged.
+            RunError: if it is incomplete, damaged, or the run of another protocol, method or seed.
         """
         if not folder.finished:
             raise RunError(f"{folder.path} is not finished: run the same command again to go on")
         rows = EPISODES.read(folder.path)
-        figures = folder.path / "figures.json"
-        return cls(
+        figures, ends = folder.path / "figures.json", folder.path / BEGUN
+        run = cls(
             read_json(folder.path / "config.json"),
             {key: np.array([row[key] for row in rows]) for key in EPISODES.columns},
             EVALUATIONS.read(folder.path),
             read_json(folder.path / "evaluation.json"),
             read_json(folder.path / "summary.json"),
             read_json(figures) if figures.is_file() else None,
+            read_json(ends) if ends.is_file() else [],
             folder.path,
         )
+        if fault := find_fault(run):
+            raise RunError(f"{folder.path} {fault}")
+        return run
 
 
 def find_runs(out: str | Path, protocol: str) -> dict[str, list[Run]]:
     """All finished runs of a protocol under ``out``, by method, seeds in order.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is none, or one cannot be used.
     """
     root = Path(out) / protocol
     runs: dict[str, list[Run]] = {}

@@ -12,6 +12,8 @@ from safe_bench.metrics import share_within
 from safe_bench.results import Episodes, MethodResults, Results
 from safe_bench.verdict import Judgement, Measure
 
+SAFETY_COLUMNS = {"safety_steps": "Steps of safety data", "safety_violations": "Violations in them"}
+
 
 def training_table(found: Results) -> Table:
     """What happened while learning, in the last stage."""
@@ -61,14 +63,28 @@ def _evaluation_row(method: MethodResults) -> list[Cell]:
 
 
 def earlier_stages_table(found: Results) -> Table | None:
-    """Violations in the stages before the last one; None if there was only one."""
+    """Violations in the stages before the last one, also in SQRL's safety data; None if there was only one stage."""
+    columns = SAFETY_COLUMNS if found.have_safety_data else {}
     rows: list[list[Cell]] = [
         [method.label, stage["name"], method.estimate(results.n_episodes, stage["name"]),
-         method.training_rate("violation", stage["name"]), method.estimate(results.violation_percent, stage["name"])]
+         method.training_rate("violation", stage["name"]), method.estimate(results.violation_percent, stage["name"]),
+         *(method.safety_data(what, stage) for what in columns)]
         for method in found.methods for stage in method.stages[:-1]
     ]  # fmt: skip
-    header = ("Method", "Stage", "Episodes", "Violation rate, all episodes", "Violation rate over seeds, %")
+    header = ("Method", "Stage", "Episodes", "Violation rate, all episodes", "Violation rate over seeds, %",
+              *columns.values())  # fmt: skip
     return Table(header, rows, words=(0, 1)) if rows else None
+
+
+def safety_data_note(found: Results) -> str | None:
+    """What the last columns of that table are; None without them."""
+    if not found.have_safety_data:
+        return None
+    return (
+        "Safety data: on-policy episodes that SQRL acts out for its safety critic, beside the training episodes. They "
+        "are in no other number of this report; their violations are counted in steps, not in episodes. A dash: none, "
+        "or a run from before they were counted."
+    )
 
 
 def comparison_table(judged: Sequence[Judgement], measure: Measure) -> Table:

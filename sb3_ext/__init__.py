@@ -5,6 +5,7 @@ from sb3_ext.common.callbacks import CostLoggingCallback, SafeEvalCallback
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
 from sb3_ext.common.export import ExportedFilter, load_critic, load_filter, pretrained_filter, save_critic
 from sb3_ext.common.limits import discounted_limit, safe_steps
+from sb3_ext.common.meta import Labelled, MetaLearner
 from sb3_ext.common.multipliers import GradientMultiplier, Multiplier, PIDMultiplier, ScheduleMultiplier
 from sb3_ext.common.recovery_policy import RecoveryActor
 from sb3_ext.common.safe_sac import SafeSAC
@@ -15,6 +16,7 @@ from sb3_ext.common.vec_envs import GymVecEnv, VecRecoveryFilter
 from sb3_ext.cpo import CPO
 from sb3_ext.dual_agent import DualAgent
 from sb3_ext.imitation import imitate
+from sb3_ext.mesa import MESA, MultiTask
 from sb3_ext.ppo_lag import PPOPID, PPOLag
 from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
 from sb3_ext.recovery_rl import RecoveryRL
@@ -25,6 +27,7 @@ from sb3_ext.trpo_lag import TRPOPID, TRPOLag
 
 __all__ = [
     "CPO",
+    "MESA",
     "PPOPID",
     "RCPO",
     "RSPO",
@@ -39,7 +42,10 @@ __all__ = [
     "ExportedFilter",
     "GradientMultiplier",
     "GymVecEnv",
+    "Labelled",
     "LinearCostModel",
+    "MetaLearner",
+    "MultiTask",
     "Multiplier",
     "PIDMultiplier",
     "PPOLag",

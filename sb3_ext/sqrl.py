@@ -15,10 +15,8 @@ from sb3_ext.common.buffers import CostBatch, CostStorage, sample_union
 from sb3_ext.common.checkpoint import pack_env, unpack_env
 from sb3_ext.common.risk_sac import Progress
 from sb3_ext.common.rollouts import collect_episodes
-from sb3_ext.common.selectors import RejectionSampling
+from sb3_ext.common.selectors import Choice, RejectionSampling, check_choice
 from sb3_ext.sac_lag import SACLag
-
-Choice = Literal["policy", "density", "risky"]
 
 
 class SQRL(SACLag):
@@ -91,9 +89,12 @@ class SQRL(SACLag):
     ) -> None:
         if min(n_off, safety_episodes, safety_buffer_size) < 1:
             raise ValueError("n_off, safety_episodes and safety_buffer_size must be >= 1")
+        if safety_updates < 0:
+            raise ValueError(f"safety_updates must be >= 0, got {safety_updates}")
         if not 0.0 <= mask_from <= 1.0:
             raise ValueError(f"mask_from must be in [0, 1], got {mask_from}")
-        self.n_candidates, self.choice, self.pretrain_choice = n_candidates, choice, pretrain_choice
+        self.n_candidates, self.choice = n_candidates, check_choice("choice", choice)
+        self.pretrain_choice = check_choice("pretrain_choice", pretrain_choice)
         self.n_off, self.safety_episodes, self.safety_updates = n_off, safety_episodes, safety_updates
         self.safety_buffer_size, self.mask_from, self.penalty_gradient = safety_buffer_size, mask_from, penalty_gradient
         self.phase: Literal["online", "pretrain", "finetune"] = "online"
@@ -246,11 +247,11 @@ class SQRL(SACLag):
             other.training = False
             vars(other).update({name: vars(own)[name] for name in ("obs_rms", "ret_rms") if name in vars(own)})
 
-    def _risk_batch(self) -> CostBatch:
+    def _risk_batch(self, batch_size: int | None = None) -> CostBatch:
         if self.phase != "pretrain" or self.safety_buffer is None:
-            return super()._risk_batch()
+            return super()._risk_batch(batch_size)
         assert isinstance(self.replay_buffer, CostStorage)
-        half = self.batch_size // 2
+        half = (batch_size or self.batch_size) // 2
         return CostBatch.join(
             sample_union([self.replay_buffer], half, self._vec_normalize_env, self.positive_fraction),
             sample_union([self.safety_buffer], half, self._vec_normalize_env, self.positive_fraction),

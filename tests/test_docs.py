@@ -28,8 +28,10 @@ TINY = {
     "train_on_a_vector_env.py": ["--steps", "6400"],
     "correct_your_model.py": ["--steps", "120", "--corrections", "120", "--episodes", "1"],
     "correct_a_controller.py": ["--steps", "120", "--episodes", "1"],
+    "adapt_a_safety_critic.py": ["--iterations", "3", "--episodes", "1"],
     "safety_gym_ppo_lag.py": ["--steps", "2048", "--episodes", "1"],
 }
+EXPECTED = {"mask_actions.py": "accepted: True"}
 
 
 def module_names():
@@ -87,7 +89,8 @@ def test_examples_run(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [script, *TINY[script]])
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
-    assert capsys.readouterr().out.strip()
+    output = capsys.readouterr().out
+    assert output.strip() and EXPECTED.get(script, "") in output
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from safe_bench.protocols import dual_agent, recovery_rl, safety_gym, sqrl
-from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage, run_config
+from safe_bench.protocols import dual_agent, mesa, recovery_rl, safety_gym, sqrl
+from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage, Transfer, run_config
 
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol for paper in (recovery_rl, sqrl, safety_gym, dual_agent) for protocol in paper.PROTOCOLS
+    protocol.name: protocol
+    for paper in (recovery_rl, sqrl, safety_gym, dual_agent, mesa)
+    for protocol in paper.PROTOCOLS
 }
 
 
@@ -21,4 +23,4 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-__all__ = ["PROTOCOLS", "Budget", "Method", "Protocol", "Published", "Stage", "get_protocol", "run_config"]
+__all__ = ["PROTOCOLS", "Budget", "Method", "Protocol", "Published", "Stage", "Transfer", "get_protocol", "run_config"]

@@ -29,6 +29,31 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """What is learned from other environments before the first stage, which is then in the family's test environment.
+
+    Attributes:
+        family: of environments, a name in ``safe_envs.TASKS``; a seed draws its own training and test environments.
+        training_tasks: training environments.
+        training_transitions: requested data of each of them.
+        iterations: of ``meta_train`` on these data.
+        adaptation_updates: of ``adapt`` on the offline data of the test environment.
+        batch_size: of these, and of the pre-training of methods that know the test environment only.
+        source: scripted rollouts, or episodes of uniform random actions that violations do not end.
+        episode_length: of random episodes; None: the environment's.
+    """
+
+    family: str
+    training_tasks: int
+    training_transitions: int
+    iterations: int
+    adaptation_updates: int
+    batch_size: int
+    source: Literal["scripted", "random"] = "scripted"
+    episode_length: int | None = None
+
+
+@dataclass(frozen=True)
 class Budget:
     """How much of everything.
 
@@ -41,6 +66,7 @@ class Budget:
         eval_every: evaluate after so many steps of learning too, with ``eval_rounds`` deterministic episodes.
         eval_rounds: see there.
         checkpoint_every: steps; None: the runner's own. Environments that cannot be copied start a new episode there.
+        transfer: what comes before, in other environments; the offline data are then of the test environment.
     """
 
     stages: tuple[Stage, ...]
@@ -51,6 +77,7 @@ class Budget:
     eval_every: int | None = None
     eval_rounds: int | None = None
     checkpoint_every: int | None = None
+    transfer: Transfer | None = None
 
 
 @dataclass(frozen=True)

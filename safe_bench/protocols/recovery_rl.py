@@ -9,25 +9,25 @@ from safe_bench.protocols.base import Budget, Method, Protocol, Stage
 
 RECOVERY_RL_PAPER = "Thananjeyan et al., Recovery RL (RA-L 2021); thesis chapters 4 and 5, appendix A"
 
-# Shared by all methods, from the released code: temperature 0.2, 100 random steps (2 x 256 is SB3's default).
-_SAC = {"ent_coef": 0.2, "learning_starts": 100, "buffer_size": 100_000, "optimize": "fused"}
+RELEASED_SAC = {"ent_coef": 0.2, "learning_starts": 100, "buffer_size": 100_000, "optimize": "fused"}
+"""Shared by all methods, from the released code: temperature 0.2, 100 random steps (2 x 256 is SB3's default)."""
 
 
 def _recovery_rl_methods(
     gamma_risk: float, eps_risk: float, multiplier: float, penalty: float, rcpo: float, episodes: int
 ) -> dict[str, Method]:
     """The comparison of figure 5.2 and the ablation of figure 5.4, with the values of table A.2."""
-    risk = {**_SAC, "gamma_risk": gamma_risk, "eps_risk": eps_risk}
+    risk = {**RELEASED_SAC, "gamma_risk": gamma_risk, "eps_risk": eps_risk}
     learned = {"multiplier_kwargs": {"value": multiplier, "learning_rate": 3e-5}}
     rrl = Method("Recovery RL", "RecoveryRL", risk)
     lr = Method("LR", "SACLag", risk | learned)
     sqrl = Method("SQRL", "SQRL", {**risk, **learned, "risk_kwargs": {"tau": 2e-4}})  # as all methods here
     return {
-        "unconstrained": Method("Unconstrained", "SafeSAC", _SAC, offline=False),
+        "unconstrained": Method("Unconstrained", "SafeSAC", RELEASED_SAC, offline=False),
         "lr": lr,
         "rspo": Method("RSPO", "RSPO", risk | {"multiplier_start": 2 * multiplier, "anneal_episodes": episodes}),
         "sqrl": sqrl,
-        "rp": Method("RP", "SafeSAC", _SAC, offline=False, reward_penalty=penalty),
+        "rp": Method("RP", "SafeSAC", RELEASED_SAC, offline=False, reward_penalty=penalty),
         "rcpo": Method("RCPO", "RCPO", risk | {"multiplier_kwargs": {"value": rcpo, "learning_rate": 3e-5}}),
         "recovery-rl": rrl,
         "recovery-rl-no-relabel": _ablation(rrl, "without relabelling", relabel=False),

@@ -6,8 +6,9 @@ what it has else (frozen critics in the actor's step, fused Adam).
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch as th
@@ -16,7 +17,7 @@ from stable_baselines3.sac.policies import Actor
 from torch import nn
 
 from sb3_ext.common.buffers import CostBatch
-from sb3_ext.common.safety_critic import EnsembleMLP
+from sb3_ext.common.ensembles import EnsembleMLP
 
 LossOf = Callable[[th.Tensor], th.Tensor]
 NARROW = 32
@@ -34,6 +35,19 @@ def fuse(module: nn.Module) -> None:
             part.__class__ = FusedCritic
         elif type(part) is nn.Sequential and _is_plain(list(part)):
             part.__class__ = FusedMLP
+
+
+@contextlib.contextmanager
+def unfused(module: nn.Module) -> Iterator[None]:
+    """Ensembles within ``module`` compute as they did before ``fuse``: what they give can be differentiated twice."""
+    fused: list[nn.Module] = [part for part in module.modules() if type(part) is FusedEnsemble]
+    for part in fused:
+        part.__class__ = EnsembleMLP
+    try:
+        yield
+    finally:
+        for part in fused:
+            part.__class__ = FusedEnsemble
 
 
 def fit(critic: ContinuousCritic, batch: CostBatch, loss_of: Callable[[Iterable[th.Tensor]], Any]) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutReturn
@@ -30,6 +31,10 @@ from sb3_ext.common.fused import fuse
 from sb3_ext.common.optim import FusedAdam
 from sb3_ext.common.safe_algorithm import MissingCost, SafeAlgorithm
 from sb3_ext.common.selectors import ActionSelector
+
+COUNTERPARTS: dict[type[ReplayBuffer], type[CostStorage]] = {
+    ReplayBuffer: CostReplayBuffer, DictReplayBuffer: CostDictReplayBuffer, HerReplayBuffer: CostHerReplayBuffer
+}  # fmt: skip
 
 
 class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
@@ -94,6 +99,9 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self._proposing = False
         self._metrics: defaultdict[str, list[float]] = defaultdict(list)
         self._build_parts(self.missing_cost if self.uses_cost else "zero")
+        self._fuse_networks()
+
+    def _fuse_networks(self) -> None:
         if self.optimize == "fused":
             for module in (self.policy, *(getattr(self, part) for part in self.parts)):
                 if isinstance(module, th.nn.Module):
@@ -115,8 +123,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         chosen = self.replay_buffer_class
         if chosen is None:
             chosen = CostDictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else CostReplayBuffer
-        elif chosen is HerReplayBuffer:
-            chosen = CostHerReplayBuffer
+        chosen = COUNTERPARTS.get(chosen, chosen)
         if not issubclass(chosen, CostStorage):
             raise ValueError(f"replay_buffer_class must keep costs (one of sb3_ext's), got {chosen.__name__}")
         self.replay_buffer_class = chosen

@@ -130,7 +130,13 @@ class RiskSAC(SafeSAC):
         return self.safety_critic.risk(obs, action)
 
     def pretrain(
-        self, dataset: Transitions, steps: int = 10_000, *, check_env_id: bool = True, progress: Progress | None = None
+        self,
+        dataset: Transitions,
+        steps: int = 10_000,
+        *,
+        batch_size: int | None = None,
+        check_env_id: bool = True,
+        progress: Progress | None = None,
     ) -> Self:
         """Train the safety critic (and what follows it) on offline data, which stays part of the risk's data.
 
@@ -139,25 +145,22 @@ class RiskSAC(SafeSAC):
         Args:
             dataset: recorded transitions with violations among them.
             steps: gradient steps.
+            batch_size: transitions a step; None: as in ``learn``.
             check_env_id: refuse data that were recorded in an environment of another ID.
             progress: told how far it is.
 
         Raises:
             ValueError: if the data come from another environment, do not fit its spaces, or ``steps`` is negative.
         """
-        if not isinstance(dataset, Transitions):
-            raise TypeError(
-                f"pretrain needs Transitions (safe_envs.collect_constraint_data makes some), got {dataset!r}"
-            )
         if steps < 0:
             raise ValueError(f"steps must be >= 0, got {steps}")
-        if check_env_id:
-            self._check_origin(dataset)
-        self.offline_buffer = offline_buffer(dataset, self.observation_space, self.action_space, self.device)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        self.offline_buffer = self._buffer_of(dataset, check_env_id)
         self._fit_normalisation(dataset)
         self._metrics = defaultdict(list)
         for step in range(steps):
-            self._risk_step()
+            self._risk_step(self._risk_batch(batch_size))
             if progress is not None:
                 progress(step + 1, steps)
         self.pretraining_steps += steps
@@ -180,6 +183,42 @@ class RiskSAC(SafeSAC):
                 stacklevel=2,
             )
         return super().learn(total_timesteps, *args, **kwargs)
+
+    def _buffer_of(self, dataset: Transitions, check_env_id: bool) -> CostStorage:
+        """Recorded transitions as a buffer, after a look at where they come from."""
+        if not isinstance(dataset, Transitions):
+            raise TypeError(
+                f"offline data must be Transitions (safe_envs.collect_constraint_data makes some), got {dataset!r}"
+            )
+        if check_env_id:
+            self._check_origin(dataset)
+        return offline_buffer(dataset, self.observation_space, self.action_space, self.device)
+
+    def use_critic(self, critic: SafetyCritic) -> Self:
+        """Go on from a copy of a safety critic that was trained elsewhere, e.g. by MESA; its optimiser comes with it.
+
+        What depends on it (a recovery policy) starts anew: call it before ``pretrain``.
+
+        Args:
+            critic: of the same spaces, kind and discount; its networks may have another form.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        own = self.safety_critic
+        for name in ("observation_space", "action_space", "kind", "gamma_risk"):
+            if getattr(critic, name) != getattr(own, name):
+                raise ValueError(
+                    f"the critic's {name} is {getattr(critic, name)!r}, this model's is {getattr(own, name)!r}"
+                )
+        self.risk_kwargs = {key: critic.config[key] for key in critic.config if key not in ("kind", "gamma_risk")}
+        with self._random_streams_kept():
+            self._setup_safety()
+        self._fuse_networks()
+        self.safety_critic.load_state_dict(critic.state_dict())
+        self.safety_critic.optimizer.load_state_dict(critic.optimizer.state_dict())
+        self.pretraining_steps = max(self.pretraining_steps, 1)  # it knows something
+        return self
 
     def _check_origin(self, dataset: Transitions) -> None:
         spec = None if self.env is None else self.env.get_attr("spec")[0]
@@ -222,10 +261,10 @@ class RiskSAC(SafeSAC):
         hindsight = isinstance(self.replay_buffer, HerReplayBuffer)
         return self.offline_buffer is None and self.positive_fraction is None and not hindsight
 
-    def _risk_batch(self) -> CostBatch:
+    def _risk_batch(self, batch_size: int | None = None) -> CostBatch:
         """A batch of the offline and the online transitions together."""
         filled = [b for b in (self.offline_buffer, self.replay_buffer) if b is not None and b.size() > 0]
-        return sample_union(filled, self.batch_size, self._vec_normalize_env, self.positive_fraction)  # type: ignore
+        return sample_union(filled, batch_size or self.batch_size, self._vec_normalize_env, self.positive_fraction)  # type: ignore
 
     def _risk_step(self, batch: CostBatch | None = None, next_actions: th.Tensor | None = None) -> None:
         """One update of the safety critic, and of what follows it on the same batch."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,42 +23,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_ext.common.buffers import CostBatch, scale_action
+from sb3_ext.common.ensembles import EnsembleMLP, GeneratedMLP
 from sb3_ext.common.optim import FusedAdam
 
 RiskKind = Literal["probability", "return"]
-
-
-class EnsembleMLP(nn.Module):
-    """``n`` ReLU networks of one shape, evaluated together: input ``[B, in]`` -> ``[n, B]``."""
-
-    def __init__(self, n: int, in_features: int, net_arch: Sequence[int]) -> None:
-        super().__init__()
-        sizes = [in_features, *net_arch, 1]
-        shapes = list(itertools.pairwise(sizes))
-        self.weights = nn.ParameterList([nn.Parameter(_xavier(n, i, o)) for i, o in shapes])
-        self.biases = nn.ParameterList([nn.Parameter(th.zeros(n, 1, o)) for _, o in shapes])
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """Output of every member, ``[n, B]``."""
-        weights, biases = list(self.weights), list(self.biases)
-        hidden = x.expand(weights[0].shape[0], *x.shape)
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            hidden = th.relu(th.baddbmm(bias, hidden, weight))
-        # A product with one column is several times slower as a matrix product than as a weighted sum.
-        return (hidden * weights[-1].transpose(1, 2)).sum(-1) + biases[-1].squeeze(-1)
-
-    def fit(self, x: th.Tensor, loss_of: Callable[[th.Tensor], th.Tensor]) -> float:
-        """Give the weights their gradients of a loss of the outputs ``[n, B]``; returns it."""
-        loss = loss_of(self(x))
-        loss.backward()
-        return loss.item()
-
-
-def _xavier(n: int, in_features: int, out_features: int) -> th.Tensor:
-    weight = th.empty(n, in_features, out_features)
-    for member in weight:
-        nn.init.xavier_uniform_(member)
-    return weight
 
 
 def make_features_extractor(
@@ -90,11 +57,17 @@ class RiskNetwork(nn.Module):
         net_arch: Sequence[int],
         features_extractor_class: type[BaseFeaturesExtractor] | None,
         features_extractor_kwargs: dict[str, Any] | None,
+        latent_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.observation_space = observation_space
         self.features = make_features_extractor(observation_space, features_extractor_class, features_extractor_kwargs)
-        self.heads = EnsembleMLP(n_critics, self.features.features_dim + action_dim, net_arch)
+        n_inputs = self.features.features_dim + action_dim
+        self.heads = (
+            EnsembleMLP(n_critics, n_inputs, net_arch)
+            if latent_dim is None
+            else GeneratedMLP(n_critics, n_inputs, net_arch, latent_dim)
+        )
         self.register_buffer("observation_mean", th.zeros(self.features.features_dim))
         self.register_buffer("observation_std", th.ones(self.features.features_dim))
 
@@ -132,6 +105,7 @@ class SafetyCritic(nn.Module):
         loss: ``"mse"``, or ``"bce"`` (cross-entropy as in the released SQRL; probability kind only).
         features_extractor_class: SB3 extractor; None: by the space. The critic always has its own.
         features_extractor_kwargs: its arguments.
+        latent_dim: generate the weights from latent vectors of this size (see ``GeneratedMLP``); None: plain weights.
 
     Raises:
         ValueError: for values outside the stated ranges.
@@ -151,6 +125,7 @@ class SafetyCritic(nn.Module):
         loss: Literal["mse", "bce"] = "mse",
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
+        latent_dim: int | None = None,
     ) -> None:
         super().__init__()
         _validate(action_space, kind, gamma_risk, loss, tau, n_critics)
@@ -158,13 +133,15 @@ class SafetyCritic(nn.Module):
             kind=kind, gamma_risk=gamma_risk, net_arch=tuple(net_arch), n_critics=n_critics,
             learning_rate=learning_rate, tau=tau, loss=loss,
             features_extractor_class=features_extractor_class, features_extractor_kwargs=features_extractor_kwargs,
+            latent_dim=latent_dim,
         )  # fmt: skip
         self.observation_space, self.action_space = observation_space, action_space
         self.kind, self.gamma_risk, self.loss, self.tau = kind, gamma_risk, loss, tau
         action_dim = int(np.prod(action_space.shape or (1,)))
         self.online = RiskNetwork(
-            observation_space, action_dim, n_critics, net_arch, features_extractor_class, features_extractor_kwargs
-        )
+            observation_space, action_dim, n_critics, net_arch, features_extractor_class, features_extractor_kwargs,
+            latent_dim,
+        )  # fmt: skip
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.optimizer = FusedAdam(self.online.parameters(), lr=learning_rate, fused=True)
 
@@ -190,6 +167,13 @@ class SafetyCritic(nn.Module):
                 return batch.violations + (1.0 - batch.violations) * bootstrap
             return batch.costs + bootstrap
 
+    def loss_of(self, outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """Loss of the network's raw outputs ``[n, B]`` for targets ``[B, 1]``, summed over the members."""
+        expected = targets.squeeze(1).expand_as(outputs)
+        if self.loss == "bce":
+            return F.binary_cross_entropy_with_logits(outputs, expected) * len(outputs)
+        return F.mse_loss(self._activate(outputs), expected) * len(outputs)
+
     def update(self, batch: CostBatch, next_actions: th.Tensor) -> float:
         """One gradient step and one target update; returns the loss.
 
@@ -197,16 +181,10 @@ class SafetyCritic(nn.Module):
             batch: transitions; their *executed* actions are used.
             next_actions: actions ``[B, A]`` at the next observations, scaled.
         """
-        targets = self.targets(batch, next_actions).squeeze(1)
-
-        def loss_of(outputs: th.Tensor) -> th.Tensor:
-            expected = targets.expand_as(outputs)
-            if self.loss == "bce":
-                return F.binary_cross_entropy_with_logits(outputs, expected) * len(outputs)
-            return F.mse_loss(self._activate(outputs), expected) * len(outputs)
-
+        targets = self.targets(batch, next_actions)
+        inputs = self.online.inputs(batch.observations, batch.executed_actions)
         self.optimizer.zero_grad()
-        loss = self.online.heads.fit(self.online.inputs(batch.observations, batch.executed_actions), loss_of)
+        loss = self.online.heads.fit(inputs, lambda outputs: self.loss_of(outputs, targets))
         self.optimizer.step()
         self.update_target(self.tau)
         return loss

@@ -7,64 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from finished_runs import NAVIGATION, SPIDER, VELOCITY, add_run, example_figures
 from rich.console import Console
 
 from safe_bench import plots_risk
 from safe_bench.document import estimate_text, number_text
 from safe_bench.metrics import aggregate
-from safe_bench.protocols import PROTOCOLS, get_protocol, run_config
+from safe_bench.protocols import PROTOCOLS, get_protocol
 from safe_bench.report import summary_table, write_report
 from safe_bench.results import Rate, Results
-from safe_bench.runs import EPISODES, RunError, RunFolder, write_json
+from safe_bench.runs import RunError, write_json
 from safe_bench.verdict import MEASURES, verdict
 
-NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
-VELOCITY = "safety-gym/half-cheetah-velocity"
 VOID = {"meta", "img", "br", "link"}
-VERSIONS = {"sb3-safe": "0.1.0", "numpy": "2.0.0"}
-
-
-def add_run(
-    out: Path, protocol: str, method: str, seed: int, successes: int, violations: int, *, n: int = 20,
-    preset: str = "quick", commit: str = "abc", figures: bool = False, cost: float = 1.0,
-) -> RunFolder:  # fmt: skip
-    """A finished run whose last stage has so many successes and violations in ``n`` episodes of 10 steps.
-
-    A violation costs ``cost``.
-    """
-    config = run_config(get_protocol(protocol), preset, method, seed)
-    folder = RunFolder.of(out, protocol, method, seed)
-    write_json(folder.path / "config.json", config)
-    rows = []
-    for index, stage in enumerate(config["budget"]["stages"]):
-        for episode in range(n):
-            violation, success = int(episode < violations), int(episode >= n - successes)
-            values = (stage["name"], episode + 1, 10 * (index * n + episode + 1), 10, float(episode), cost * violation,
-                      violation, success, 5, 1.0)  # fmt: skip
-            rows.append(dict(zip(EPISODES.columns, values, strict=True)))
-    EPISODES.write(folder.path, rows)
-    rates = {"violations": [0, 0, 0, 1], "successes": [1, 1, 1, 0], "episodes": 4, "return": 7.0, "cost": cost / 4}
-    write_json(folder.path / "evaluation.json", {"deterministic": rates, "stochastic": rates})
-    if figures:
-        write_json(folder.path / "figures.json", example_figures())
-        frames = [Image.new("P", (8, 8), colour) for colour in (0, 1)]
-        frames[0].save(folder.path / "episode.gif", save_all=True, append_images=frames[1:])
-    summary = {"seconds": 60.0, "timesteps": 200, "versions": VERSIONS, "python": "3.12", "commit": commit}
-    write_json(folder.path / "summary.json", summary)
-    return folder
-
-
-def example_figures() -> dict:
-    points = np.stack([np.linspace(-50, 0, 6), np.linspace(0, 20, 6)], axis=1).tolist()
-    episode = {"points": points, "risks": [0.1, 0.2, 0.3, 0.2, 0.1], "intervened": [0, 1, 1, 0, 0],
-               "violation": False, "success": True}  # fmt: skip
-    bins = [{"n": 30, "predicted": 0.05, "observed": 0.1}, {"n": 10, "predicted": 0.45, "observed": 0.4}]
-    return {
-        "trajectories": [episode],
-        "risk_map": {"extent": [-60.0, 10.0, -30.0, 30.0], "risk": np.linspace(0, 1, 12).reshape(3, 4).tolist()},
-        "calibration": {"bins": bins, "expected_calibration_error": 0.05, "steps": 40},
-    }
 
 
 class PageChecker(HTMLParser):
@@ -271,6 +226,25 @@ class TestStages:
         assert "## While learning (stage finetune)" in text
         assert "| SQRL, eps 0.1 | pretrain | 20 | 10% [" in text
 
+    def test_safety_data_are_shown_beside_the_training_episodes(self, tmp_path):
+        for seed in range(2):
+            add_run(
+                tmp_path, SPIDER, "sqrl", seed, 10, 2, counts={"safety_steps": 400 + 20 * seed, "safety_violations": 7}
+            )
+        add_run(tmp_path, SPIDER, "sac", 0, 10, 2)
+        text = (write_report(tmp_path, SPIDER) / "report.md").read_text()
+        assert "| Steps of safety data | Violations in them |" in text
+        assert next(line for line in text.splitlines() if "| pretrain |" in line and "SQRL" in line).endswith(
+            "| 410 [400, 420] | 7 [7, 7] |"
+        )
+        assert next(line for line in text.splitlines() if line.startswith("| SAC | pretrain")).endswith("| - | - |")
+        assert "in no other number of this report" in text
+
+    def test_no_column_for_safety_data_without_any(self, tmp_path):
+        add_run(tmp_path, SPIDER, "sqrl", 0, 10, 2)  # as older runs, that did not count them
+        add_run(tmp_path, SPIDER, "sqrl", 1, 10, 2, counts={"safety_steps": 0, "safety_violations": 0})
+        assert "afety data" not in (write_report(tmp_path, SPIDER) / "report.md").read_text()
+
     def test_curves_of_stages_that_are_limited_by_steps_are_over_time_steps(self, tmp_path):
         for seed, n in ((0, 20), (1, 15)):
             add_run(tmp_path, SPIDER, "sqrl", seed, 0, 2, n=n)
@@ -279,6 +253,19 @@ class TestStages:
         assert method.axis("finetune") == "time step"
         assert (band.x[0], band.x[-1]) == (10, 150)  # from the start of the stage to the end of the shorter run
         assert band.point[[0, -1]].tolist() == [1, 2]
+
+
+def test_the_caption_of_the_calibration_says_whose_future_it_is(tmp_path):
+    def caption(**changes):
+        write_json(folder.path / "figures.json", figures | {"calibration": figures["calibration"] | changes})
+        return plots_risk.calibration_caption(Results.read(tmp_path, NAVIGATION).methods)
+
+    folder, figures = add_run(tmp_path, NAVIGATION, "recovery-rl", 0, 10, 0), example_figures()
+    assert "under the unfiltered task policy, over" in caption() and "anywhere" not in caption()
+    add_run(tmp_path, NAVIGATION, "lr", 0, 10, 0, figures=True)  # an older run: from the task's start
+    text = caption(filtered=True, spread_starts=True)
+    assert "unfiltered task policy (Recovery RL: the filtered policy)" in text
+    assert "In some runs every second episode starts anywhere" in text
 
 
 def test_pooled_calibration_weighs_bins_by_steps():

@@ -42,8 +42,13 @@ def episodes(folder: RunFolder):
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
+def counts(folder: RunFolder):
+    summary = json.loads((folder.path / "summary.json").read_text())
+    return {key: value for key, value in summary.items() if key.startswith(("episodes", "safety", "timesteps"))}
+
+
 def results(folder: RunFolder):
-    return episodes(folder), json.loads((folder.path / "evaluation.json").read_text())
+    return episodes(folder), json.loads((folder.path / "evaluation.json").read_text()), counts(folder)
 
 
 def interrupt_after(n_checkpoints):
@@ -148,8 +153,15 @@ def test_two_stages_are_recorded_apart(tmp_path):
     execute(job(tmp_path, "sac", SPIDER))
     run = Run.read(job(tmp_path, "sac", SPIDER).folder)
     assert set(run.episodes["stage"]) == {"pretrain", "finetune"}
-    assert run.summary["timesteps"] == 700
+    assert counts(job(tmp_path, "sac", SPIDER).folder) == {"timesteps": 700, "episodes": len(run.episodes["stage"])}
     assert run.stage("finetune")["timesteps"].min() > 550
+
+
+def test_on_policy_safety_episodes_are_counted_beside_the_training(tmp_path):
+    execute(job(tmp_path, "sqrl", SPIDER))
+    found = counts(job(tmp_path, "sqrl", SPIDER).folder)
+    assert found["timesteps"] == 700
+    assert found["safety_steps"] > found["safety_violations"] > 0  # an untrained mask does not keep five episodes safe
 
 
 def test_the_reward_penalty_is_not_in_the_recorded_return(tmp_path):

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from safe_wrappers import Transitions
 from safe_wrappers.info import COST, SUCCESS, VIOLATION
-from sb3_ext import RCPO, RSPO, SQRL, DualAgent, RecoveryRL, RiskSensitiveSAC, SACLag, SafeSAC, SafeTD3
+from sb3_ext import MESA, RCPO, RSPO, SQRL, DualAgent, MultiTask, RecoveryRL, RiskSensitiveSAC, SACLag, SafeSAC, SafeTD3
 
 WALL, HORIZON = 1.0, 10
 LOW, HIGH = np.array([-2.0, 0.0], np.float32), np.array([3.0, 10.0], np.float32)
@@ -105,9 +105,9 @@ def vec(n_envs=1, kind=Corridor, normalize=False, subprocess=False, **kwargs):
 
 # ---------------------------------------------------------------------- models
 
-RISK_CLASSES = [SACLag, RSPO, RCPO, RiskSensitiveSAC, SQRL, RecoveryRL]
+RISK_CLASSES = [SACLag, RSPO, RCPO, RiskSensitiveSAC, SQRL, RecoveryRL, MultiTask, MESA]
 CLASSES = [SafeSAC, SafeTD3, DualAgent, *RISK_CLASSES]
-QUIET = "ignore:RecoveryRL starts with an untrained safety critic"
+QUIET = "ignore:(RecoveryRL|MultiTask|MESA) starts with an untrained safety critic"
 
 
 def tiny(cls, env=None, **kwargs):

@@ -112,7 +112,7 @@ def test_callbacks_and_logs(cls, tmp_path):
     header = (tmp_path / "progress.csv").read_text().splitlines()[0]
     for key in ("rollout/ep_cost_mean", "safety/violating_episodes", "safety/critic_loss", "train/actor_loss"):
         assert key in header
-    assert ("safety/intervention_rate" in header) == (cls in (SQRL, RecoveryRL))
+    assert ("safety/intervention_rate" in header) == issubclass(cls, SQRL | RecoveryRL)
 
 
 @every_class
@@ -307,7 +307,9 @@ def test_bad_options(cls, kwargs, message):
         (SACLag, {"risk_kwargs": {"kind": "return"}}, "risk_kwargs must not hold"),
         (SACLag, {"risk_kwargs": {"gamma_risk": 0.5}}, "risk_kwargs must not hold"),
         (SQRL, {"mask_from": 1.5}, "mask_from"),
-        (SQRL, {"choice": "best"}, "choice"),
+        (SQRL, {"choice": "best"}, "^choice must be"),
+        (SQRL, {"pretrain_choice": "best"}, "^pretrain_choice must be .*, got 'best'"),
+        (SQRL, {"safety_updates": -1}, "safety_updates must be >= 0, got -1"),
         (SQRL, {"n_candidates": 0}, "n_candidates"),
         (SACLag, {"multiplier": "cubic"}, "multiplier must be one of"),
         (SACLag, {"fixed_multiplier": -1.0}, "finite and >= 0"),

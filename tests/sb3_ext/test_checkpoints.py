@@ -24,7 +24,7 @@ from corridors import (
 )
 from stable_baselines3 import HerReplayBuffer
 
-from sb3_ext import RSPO, SQRL, DualAgent, RecoveryRL, SACLag, SafeSAC, SafeTD3
+from sb3_ext import MESA, RSPO, SQRL, DualAgent, RecoveryRL, SACLag, SafeSAC, SafeTD3
 from sb3_ext.common import checkpoint, files
 from sb3_ext.common.checkpoint import has_checkpoint
 
@@ -69,6 +69,7 @@ CASES = {
     "RecoveryRL": lambda: tiny(RecoveryRL).pretrain(recorded(), steps=5),
     "RecoveryRL, three environments": lambda: tiny(RecoveryRL, vec(3)),
     "RecoveryRL, VecNormalize": lambda: tiny(RecoveryRL, vec(3, normalize=True)).pretrain(recorded(), steps=5),
+    "MESA": lambda: tiny(MESA).meta_train([recorded(), recorded(seed=1)], 3).adapt(recorded(50), 3),
     "SACLag": lambda: tiny(SACLag),
     "SACLag, PID": lambda: tiny(SACLag, multiplier="pid"),
     "SACLag, Dict": lambda: tiny(SACLag, vec(2, DictCorridor, normalize=True)),

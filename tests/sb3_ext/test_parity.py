@@ -24,9 +24,10 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.policies import ContinuousCritic
 
 from sb3_ext import RCPO, SQRL, DualAgent, RecoveryRL, SACLag, SafeSAC, SafeTD3
+from sb3_ext.common.ensembles import EnsembleMLP
 from sb3_ext.common.fused import FusedCritic, fuse
 from sb3_ext.common.optim import FusedAdam
-from sb3_ext.common.safety_critic import EnsembleMLP, frozen
+from sb3_ext.common.safety_critic import frozen
 
 SETTINGS = {
     "one environment": ({}, {}),
