@@ -86,6 +86,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         raise ValueError(f"--jobs must be >= 1 and --seeds >= 0, got {options.jobs} and {list(seeds)}")
 
     from safe_bench.pool import run_jobs  # torch and SB3 take seconds to load: not for `list` or a mistyped name
+    from safe_bench.recordings import recordings
     from safe_bench.runner import Job
 
     # Seed by seed, so that an interrupted protocol has whole comparisons rather than whole methods.
@@ -96,11 +97,17 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     console.print(
         f"{protocol.title}: {len(todo)} of {len(jobs)} runs to do (preset {options.preset}, into {options.out})"
     )
-    outcomes = run_jobs(todo, options.jobs, console) if todo else []
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    for outcome in failed:
-        print(f"safe-bench: {outcome.job.label} failed: {outcome.error}", file=sys.stderr)
-    return 1 if failed else 0
+    data = {
+        each.file: each for seed in seeds for each in recordings(budget, seed, options.out).values() if each.missing
+    }
+    for jobs_at_once in (list(data.values()) if todo else [], todo):  # the data first: all runs learn from them
+        outcomes = run_jobs(jobs_at_once, options.jobs, console) if jobs_at_once else []
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        for outcome in failed:
+            print(f"safe-bench: {outcome.job.label} failed: {outcome.error}", file=sys.stderr)
+        if failed:
+            return 1
+    return 0
 
 
 def _methods(protocol: Protocol, names: Sequence[str] | None) -> tuple[str, ...]:

@@ -14,14 +14,25 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from safe_bench.runner import Job, execute
+from safe_bench.recordings import Report
 
 REFRESH_SECONDS = 0.2
+
+
+class Job(Protocol):
+    """Something to be done in a process of its own, such as ``runner.Job``."""
+
+    @property
+    def label(self) -> str:
+        """What the progress display calls it."""
+
+    def execute(self, report: Report) -> None:
+        """Do it, from where it was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ def _run(job: Job) -> None:
             last = (what, now)
             _updates.put((job.label, what, done, total))
 
-    execute(job, report)
+    job.execute(report)
 
 
 def _follow(futures: dict[Future[None], Job], updates: Any, display: _Display) -> None:

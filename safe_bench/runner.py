@@ -17,8 +17,9 @@ from safe_bench.agents import find_controller, fit_safety_layer, make_model
 from safe_bench.environments import evaluation_env, import_origin, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
+from safe_bench.recordings import Report, recordings, silent
 from safe_bench.runs import BEGUN, EPISODES, EVALUATIONS, SAFETY_DATA, RunFolder, provenance, read_json, write_json
-from safe_bench.transfer import Report, at_seed, counts, every, learn_transfer
+from safe_bench.transfer import at_seed, counts, every, learn_transfer
 from safe_wrappers.info import INTERVENED, SUCCESS
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common.checkpoint import has_checkpoint, holds_environments
@@ -51,18 +52,17 @@ class Job:
         """What the progress display calls it."""
         return f"{self.method} seed {self.seed}"
 
+    def execute(self, report: Report = silent) -> None:
+        """Run it to its end, or from its checkpoint to its end; a finished one is left alone.
 
-def execute(job: Job, report: Report = lambda what, done, total: None) -> None:
-    """Run a job to its end, or from its checkpoint to its end; a finished one is left alone.
-
-    Raises:
-        RunError: if the folder belongs to another configuration.
-    """
-    protocol = get_protocol(job.protocol)
-    with job.folder.claimed(run_config(protocol, job.preset, job.method, job.seed)):
-        if not job.folder.finished:
-            th.set_num_threads(1)
-            _Execution(job, protocol, report).run()
+        Raises:
+            RunError: if the folder belongs to another configuration.
+        """
+        protocol = get_protocol(self.protocol)
+        with self.folder.claimed(run_config(protocol, self.preset, self.method, self.seed)):
+            if not self.folder.finished:
+                th.set_num_threads(1)
+                _Execution(self, protocol, report).run()
 
 
 class _Execution:
@@ -117,16 +117,15 @@ class _Execution:
         return model
 
     def _pretrain(self, model: Any, stage: Stage) -> None:
-        budget = self.budget
+        budget, job, file = self.budget, self.job, self.folder.path / "offline_data.json"
         if budget.transfer is not None:
-            write_json(
-                self.folder.path / "offline_data.json", learn_transfer(model, budget, self.job.seed, self.report)
-            )
+            sources = recordings(budget, job.seed, job.out)
+            write_json(file, learn_transfer(model, self.method, budget, sources, self.report))
             return
         data = safe_envs.collect_constraint_data(
-            stage.env_id, budget.offline_transitions, seed=self.job.seed, **stage.env_kwargs
+            stage.env_id, budget.offline_transitions, seed=job.seed, **stage.env_kwargs
         )
-        write_json(self.folder.path / "offline_data.json", counts(data))
+        write_json(file, counts(data))
         model.pretrain(data, steps=budget.pretrain_updates, progress=every(50, "pre-train", self.report))
 
     def _resume(self) -> Any:

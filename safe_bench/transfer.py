@@ -1,21 +1,16 @@
-"""Offline data of one environment or of many, and what is learned from them before a run begins."""
+"""What is learned from other environments before a run begins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import safe_envs
 import sb3_ext
-from safe_bench.protocols import Budget, Transfer
+from safe_bench.protocols import Budget, Method
+from safe_bench.recordings import TEST, Recording, Report
 from safe_wrappers import Transitions
-
-DATA_SEEDS = 1_000
-"""Seeds of recorded data lie so far apart for each seed of a run."""
-
-Report = Callable[[str, int, int], None]
-"""Called as ``report(what, done, total)``."""
 
 
 def at_seed(budget: Budget, seed: int) -> Budget:
@@ -27,37 +22,24 @@ def at_seed(budget: Budget, seed: int) -> Budget:
     return replace(budget, stages=stages)
 
 
-def learn_transfer(model: Any, budget: Budget, seed: int, report: Report) -> dict[str, Any]:
+def learn_transfer(
+    model: Any, method: Method, budget: Budget, sources: dict[str, Recording], report: Report
+) -> dict[str, Any]:
     """Phases 1 and 2 of MESA and Multi-Task, or pre-training on the test environment alone; says what was recorded."""
     transfer = budget.transfer
     assert transfer is not None
-    tasks = safe_envs.TASKS[transfer.family]
-    first = DATA_SEEDS * (seed + 1)
-    few = _record(transfer, tasks.test_task(seed), budget.offline_transitions, first)
-    recorded: dict[str, Any] = counts(few)
+    few = sources[TEST].load()
+    few = few.rows(slice(round(len(few) * (method.adaptation_share or 1.0))))
+    sizes: dict[str, Any] = counts(few)
     if not isinstance(model, sb3_ext.MultiTask):
-        model.pretrain(
-            few, budget.pretrain_updates, batch_size=transfer.batch_size, progress=every(50, "pre-train", report)
-        )
-        return recorded
-    data = []
-    for i, task in enumerate(tasks.training_tasks(transfer.training_tasks, seed), start=1):
-        report("record", i, transfer.training_tasks)
-        data.append(_record(transfer, task, transfer.training_transitions, first + i))
+        progress = every(50, "pre-train", report)
+        model.pretrain(few, budget.pretrain_updates, batch_size=transfer.batch_size, progress=progress)
+        return sizes
+    data = [source.load() for name, source in sources.items() if name != TEST]
     model.meta_train(data, transfer.iterations, recovery_dataset=few, progress=every(50, "meta-train", report))
-    model.adapt(few, transfer.adaptation_updates, batch_size=transfer.batch_size, progress=every(50, "adapt", report))
-    return {**recorded, "training": [counts(each) for each in data]}
-
-
-def _record(transfer: Transfer, task: Mapping[str, Any], n_transitions: int, seed: int) -> Transitions:
-    tasks = safe_envs.TASKS[transfer.family]
-    if transfer.source == "scripted":
-        return safe_envs.collect_constraint_data(tasks.env_id, n_transitions, seed=seed, **task)
-    env = tasks.make(task, terminate_on_violation=False, disable_env_checker=True)
-    try:
-        return safe_envs.collect_rollouts(env, n_transitions, episode_length=transfer.episode_length, seed=seed)
-    finally:
-        env.close()
+    progress = every(50, "adapt", report)
+    model.adapt(few, transfer.adaptation_updates, batch_size=transfer.batch_size, progress=progress)
+    return {**sizes, "training": [counts(each) for each in data]}
 
 
 def counts(data: Transitions) -> dict[str, int]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +76,44 @@ class Transitions:
         """The same transitions, labelled as recorded in ``env_id``."""
         return replace(self, env_id=env_id)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write them to a compressed NumPy archive (``.npz``), whole or not at all."""
+        columns: dict[str, NDArray[Any]] = {"env_id": np.array(self.env_id or "")}
+        for name in _COLUMNS:
+            value = getattr(self, name)
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            columns |= {f"{name}/{key}" if key else name: np.asarray(part) for key, part in parts}
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, **columns)  # type: ignore[arg-type]
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Transitions:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: if the file is truncated or something else.
+            FileNotFoundError: if there is none.
+        """
+        values: dict[str, Any] = {}
+        try:
+            with np.load(path) as archive:
+                env_id = str(archive["env_id"]) or None
+                for key in set(archive.files) - {"env_id"}:
+                    name, _, part = key.partition("/")
+                    if part:
+                        values.setdefault(name, {})[part] = archive[key]
+                    else:
+                        values[name] = archive[key]
+            return cls(**values, env_id=env_id)
+        except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} holds no transitions, or is damaged: {error}") from error
+
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Check that the rows fit an environment's spaces.
 
@@ -101,8 +142,11 @@ class Transitions:
                 return {k: np.concatenate([v[k] for v in values]) for k in values[0]}
             return np.concatenate(values)
 
-        names = [field.name for field in fields(cls) if field.name != "env_id"]
-        return cls(**{name: join([getattr(part, name) for part in parts]) for name in names}, env_id=parts[0].env_id)
+        columns = {name: join([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        return cls(**columns, env_id=parts[0].env_id)
+
+
+_COLUMNS = tuple(field.name for field in fields(Transitions) if field.name != "env_id")
 
 
 def _check_rows(name: str, rows: Observations, space: spaces.Space[Any], source: str) -> None:

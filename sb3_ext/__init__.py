@@ -1,6 +1,12 @@
 """Safe reinforcement learning algorithms for Stable-Baselines3."""
 
-from sb3_ext.common.buffers import CostBatch, CostDictReplayBuffer, CostHerReplayBuffer, CostReplayBuffer
+from sb3_ext.common.buffers import (
+    CostBatch,
+    CostDictReplayBuffer,
+    CostHerReplayBuffer,
+    CostReplayBuffer,
+    transitions_of,
+)
 from sb3_ext.common.callbacks import CostLoggingCallback, SafeEvalCallback
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
 from sb3_ext.common.export import ExportedFilter, load_critic, load_filter, pretrained_filter, save_critic
@@ -71,4 +77,5 @@ __all__ = [
     "pretrained_filter",
     "safe_steps",
     "save_critic",
+    "transitions_of",
 ]

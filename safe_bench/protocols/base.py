@@ -39,7 +39,8 @@ class Transfer:
         iterations: of ``meta_train`` on these data.
         adaptation_updates: of ``adapt`` on the offline data of the test environment.
         batch_size: of these, and of the pre-training of methods that know the test environment only.
-        source: scripted rollouts, or episodes of uniform random actions that violations do not end.
+        source: scripted rollouts; episodes of uniform random actions; or what SAC does while it learns, one data set of
+            each environment for all seeds. In the latter two violations do not end an episode.
         episode_length: of random episodes; None: the environment's.
     """
 
@@ -49,7 +50,7 @@ class Transfer:
     iterations: int
     adaptation_updates: int
     batch_size: int
-    source: Literal["scripted", "random"] = "scripted"
+    source: Literal["scripted", "random", "replay"] = "scripted"
     episode_length: int | None = None
 
 
@@ -96,6 +97,7 @@ class Method:
             imitated by other algorithms before they learn.
         safety_layer: correct actions by a safety layer, which is fitted to steps of the controller before.
         demonstrations: steps of the controller that the replay buffer holds from the start, instead of imitation.
+        adaptation_share: of a transfer's data of the test environment, from the first row on; None: all.
     """
 
     label: str
@@ -108,6 +110,7 @@ class Method:
     controller: str | None = None
     safety_layer: Literal[True] | None = None
     demonstrations: int | None = None
+    adaptation_share: float | None = None
 
 
 @dataclass(frozen=True)

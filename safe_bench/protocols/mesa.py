@@ -87,6 +87,52 @@ def _cart_pole() -> Protocol:
     )  # fmt: skip
 
 
+def _disabled(name: str, title: str, claim: str, env_id: str, family: str, tasks: int, eps_risk: float) -> Protocol:
+    """A runner; data of early-stopped SAC agents, as in appendix B.1, a quarter of it in the preset ``short``."""
+    methods = _methods(0.8, eps_risk, learning_starts=1_000, buffer_size=1_000_000)
+    return _protocol(name, title, claim, env_id, methods, {
+        "quick": _runner_budget(family, tasks, 5_000, 100, 5_000, 100, 3, 2, 1),
+        "short": _runner_budget(family, tasks, 100_000, 15_000, 10_000, 10_000, 150, 20, 3),
+        "paper": _runner_budget(family, tasks, 400_000, 15_000, 40_000, 10_000, 500, 20, 5),
+    })  # fmt: skip
+
+
+def _runner_budget(
+    family: str, tasks: int, transitions: int, iterations: int, test: int, single: int, episodes: int, evaluate: int,
+    seeds: int,
+) -> Budget:  # fmt: skip
+    transfer = Transfer(family, tasks, transitions, iterations, min(500, single), 256, source="replay")
+    return replace(_budget(transfer, test, single, episodes, evaluate, seeds), checkpoint_every=10_000)
+
+
+def _test_size() -> Protocol:
+    """Figure 7.4a."""
+    full = _disabled(
+        "test-size", "half cheetah, part of the adaptation data",
+        "A quarter of the adaptation data is enough for MESA; an eighth or a sixteenth is not.",
+        _CHEETAH, "halfcheetah-disabled", 4, 0.1,
+    )  # fmt: skip
+    mesa = full.methods["mesa"]
+    parts = {
+        f"mesa-{n}": replace(mesa, label=f"MESA, 1/{n} of the data", adaptation_share=1 / n) for n in (2, 4, 8, 16)
+    }
+    methods = {"mesa": mesa, **parts}
+    return replace(full, methods=methods, default_methods=tuple(methods))
+
+
+def _partial_failure() -> Protocol:
+    """Figure 7.4b."""
+    full = _disabled(
+        "partial-failure", "half cheetah with weak joints, trained on disabled ones",
+        "MESA violates the constraint less often than Multi-Task, at a higher return.",
+        _CHEETAH, "halfcheetah-partial", 4, 0.1,
+    )  # fmt: skip
+    return replace(full, default_methods=("multi-task", "mesa"))
+
+
+_FEWER = "MESA violates the constraint up to 2 times less often than every comparison method, at equal return."
+_CHEETAH, _ANT = "safe/HalfCheetahDisabled-v0", "safe/AntDisabled-v0"
+
 PROTOCOLS = (
     _navigation(
         1, "MESA violates the constraint less often than every comparison method.",
@@ -97,4 +143,11 @@ PROTOCOLS = (
         tasks=25, test=200, gamma_risk=0.65, eps_risk=0.1,
     ),
     _cart_pole(),
+    _disabled(
+        "halfcheetah-disabled", "half cheetah with a disabled joint", _FEWER,
+        _CHEETAH, "halfcheetah-disabled", 4, 0.1,
+    ),
+    _disabled("ant-disabled", "ant with a disabled leg", _FEWER, _ANT, "ant-disabled", 3, 0.3),
+    _test_size(),
+    _partial_failure(),
 )  # fmt: skip

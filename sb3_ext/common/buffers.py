@@ -219,6 +219,48 @@ def offline_buffer(
     return buffer
 
 
+def transitions_of(model: Any) -> Transitions:
+    """What a model's replay buffer holds, with executed actions, as offline data for another model.
+
+    Args:
+        model: an off-policy model of this package that has learned a little.
+
+    Raises:
+        ValueError: if its buffer keeps no costs, or holds nothing.
+
+    Examples:
+        >>> import safe_envs
+        >>> from sb3_ext import SafeSAC
+        >>> model = SafeSAC("MlpPolicy", "safe/Navigation2-v0", seed=0).learn(20)
+        >>> len(transitions_of(model))
+        20
+    """
+    buffer = model.replay_buffer
+    if not isinstance(buffer, CostStorage) or buffer.size() == 0:
+        raise ValueError(f"expected a model with a cost buffer that holds transitions, got {model!r}")
+    spec = None if model.env is None else model.env.get_attr("spec")[0]
+    steps = np.arange(buffer.size()) if not buffer.full else np.roll(np.arange(buffer.buffer_size), -buffer.pos)
+
+    def column(values: NDArray[Any]) -> NDArray[Any]:
+        """Environment by environment, so that the rows of an episode follow one another."""
+        return np.concatenate(list(values[steps].swapaxes(0, 1)))
+
+    def observed(values: Any) -> Any:
+        return {key: column(part) for key, part in values.items()} if isinstance(values, dict) else column(values)
+
+    actions = column(buffer.executed_actions)
+    shape = buffer.action_space.shape or ()
+    return Transitions(
+        observed(buffer.observations),
+        unscale_action(actions.reshape(-1, *shape), buffer.action_space),
+        observed(buffer.next_observations),
+        column(buffer.costs),
+        column(buffer.violations) > 0.0,
+        column(buffer.dones * (1.0 - buffer.timeouts)) > 0.0,
+        None if spec is None else spec.id,
+    )
+
+
 def sample_union(
     buffers: Sequence[CostStorage],
     batch_size: int,

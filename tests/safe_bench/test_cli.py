@@ -124,10 +124,9 @@ def test_run_and_report_from_nothing(tmp_path, capsys, monkeypatch):
 
     def in_this_process(jobs, n_processes, console):
         from safe_bench.pool import Outcome
-        from safe_bench.runner import execute
 
         for job in jobs:
-            execute(job)
+            job.execute()
         return [Outcome(job, None) for job in jobs]
 
     monkeypatch.setattr("safe_bench.pool.run_jobs", in_this_process)

@@ -8,7 +8,7 @@ pytest.importorskip("pybullet")
 
 from safe_bench import agents, figures, report
 from safe_bench.protocols import PROTOCOLS, Budget, Stage
-from safe_bench.runner import Job, execute
+from safe_bench.runner import Job
 from safe_bench.runs import Run, RunError
 from sb3_ext.common.off_policy import SafeOffPolicy
 
@@ -39,7 +39,7 @@ def tiny(monkeypatch):
 
 def run(out, method, protocol=PUSH):
     job = Job(protocol, "tiny", method, 0, str(out))
-    execute(job)
+    job.execute()
     return Run.read(job.folder)
 
 

@@ -14,7 +14,7 @@ import pytest
 from safe_bench import figures, runner
 from safe_bench.protocols import PROTOCOLS, Budget, Stage
 from safe_bench.protocols.sqrl import spider_budget
-from safe_bench.runner import Job, execute
+from safe_bench.runner import Job
 from safe_bench.runs import EPISODES, Run, RunError, RunFolder
 
 NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
@@ -67,7 +67,7 @@ def interrupt_after(n_checkpoints):
 
 
 def test_a_run_leaves_complete_results(tmp_path):
-    execute(job(tmp_path, "recovery-rl"))
+    job(tmp_path, "recovery-rl").execute()
     run = Run.read(job(tmp_path, "recovery-rl").folder)
     assert tuple(run.episodes) == tuple(EPISODES.columns)
     assert run.episodes["episode"].tolist() == [1, 2, 3, 4]
@@ -80,9 +80,9 @@ def test_a_run_leaves_complete_results(tmp_path):
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
-    execute(job(tmp_path, "unconstrained"))
+    job(tmp_path, "unconstrained").execute()
     monkeypatch.setattr(runner, "_Execution", None)
-    execute(job(tmp_path, "unconstrained"))
+    job(tmp_path, "unconstrained").execute()
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
 def test_an_interrupted_run_gives_the_results_of_an_uninterrupted_one(
     tmp_path, monkeypatch, protocol, method, n_checkpoints
 ):
-    execute(job(tmp_path / "whole", method, protocol))
+    job(tmp_path / "whole", method, protocol).execute()
     crashing = interrupt_after(n_checkpoints)
     with monkeypatch.context() as patch:
         patch.setattr("sb3_ext.common.off_policy.SafeOffPolicy.save_checkpoint", crashing)
         with pytest.raises(ConnectionError):
-            execute(job(tmp_path / "parts", method, protocol))
-    execute(job(tmp_path / "parts", method, protocol))
+            job(tmp_path / "parts", method, protocol).execute()
+    job(tmp_path / "parts", method, protocol).execute()
     assert results(job(tmp_path / "parts", method, protocol).folder) == results(
         job(tmp_path / "whole", method, protocol).folder
     )
@@ -108,7 +108,7 @@ import sys
 from tests.safe_bench.test_runner import TINY, job, runner, PROTOCOLS, NAVIGATION
 PROTOCOLS[NAVIGATION].presets["tiny"] = TINY[NAVIGATION]
 runner.CHECKPOINT_EVERY = 50
-runner.execute(job(sys.argv[1], "recovery-rl"), lambda what, done, total: print(what, done, flush=True))
+job(sys.argv[1], "recovery-rl").execute(lambda what, done, total: print(what, done, flush=True))
 """
 
 
@@ -130,27 +130,27 @@ def test_a_run_killed_at_any_moment_goes_on(tmp_path):
 
 
 def test_a_folder_with_other_settings_is_refused(tmp_path):
-    execute(job(tmp_path, "unconstrained"))
+    job(tmp_path, "unconstrained").execute()
     config = job(tmp_path, "unconstrained").folder.path / "config.json"
     changed = json.loads(config.read_text())
     changed["definition"]["kwargs"]["ent_coef"] = 0.5
     config.write_text(json.dumps(changed))
     with pytest.raises(RunError, match=r"definition\.kwargs\.ent_coef: there 0\.5, asked for 0\.2.*--out"):
-        execute(job(tmp_path, "unconstrained"))
+        job(tmp_path, "unconstrained").execute()
 
 
 @pytest.mark.parametrize("file", ["config.json", "episodes.csv"])
 def test_a_damaged_folder_is_refused_by_name(tmp_path, file):
-    execute(job(tmp_path, "unconstrained"))
+    job(tmp_path, "unconstrained").execute()
     folder = job(tmp_path, "unconstrained").folder
     (folder.path / "summary.json").unlink()
     (folder.path / file).write_text('{"stage"' if file.endswith("json") else "stage,episode\ntrain,one\n")
     with pytest.raises(RunError, match=file):
-        execute(job(tmp_path, "unconstrained"))
+        job(tmp_path, "unconstrained").execute()
 
 
 def test_two_stages_are_recorded_apart(tmp_path):
-    execute(job(tmp_path, "sac", SPIDER))
+    job(tmp_path, "sac", SPIDER).execute()
     run = Run.read(job(tmp_path, "sac", SPIDER).folder)
     assert set(run.episodes["stage"]) == {"pretrain", "finetune"}
     assert counts(job(tmp_path, "sac", SPIDER).folder) == {"timesteps": 700, "episodes": len(run.episodes["stage"])}
@@ -158,14 +158,14 @@ def test_two_stages_are_recorded_apart(tmp_path):
 
 
 def test_on_policy_safety_episodes_are_counted_beside_the_training(tmp_path):
-    execute(job(tmp_path, "sqrl", SPIDER))
+    job(tmp_path, "sqrl", SPIDER).execute()
     found = counts(job(tmp_path, "sqrl", SPIDER).folder)
     assert found["timesteps"] == 700
     assert found["safety_steps"] > found["safety_violations"] > 0  # an untrained mask does not keep five episodes safe
 
 
 def test_the_reward_penalty_is_not_in_the_recorded_return(tmp_path):
-    execute(job(tmp_path, "rp"))
+    job(tmp_path, "rp").execute()
     run = Run.read(job(tmp_path, "rp").folder)
     # Navigation's reward is at least -100 or so a step; a penalty of 3000 would show.
     assert (run.episodes["return"] > -150 * run.episodes["length"]).all()

@@ -5,14 +5,35 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
-from corridors import HIGH, LOW, Corridor, DictCorridor, GoalCorridor, buffer_rows, differing, recorded, tiny, vec
+from corridors import (
+    HIGH,
+    LOW,
+    Corridor,
+    DictCorridor,
+    GoalCorridor,
+    buffer_rows,
+    differing,
+    pretrained,
+    recorded,
+    tiny,
+    vec,
+)
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from safe_wrappers.info import COST, EXECUTED_ACTION, VIOLATION, MissingCostError
-from sb3_ext import CostDictReplayBuffer, CostHerReplayBuffer, CostReplayBuffer, SACLag, SafeSAC, evaluate_safely
+from sb3_ext import (
+    CostDictReplayBuffer,
+    CostHerReplayBuffer,
+    CostReplayBuffer,
+    RecoveryRL,
+    SACLag,
+    SafeSAC,
+    evaluate_safely,
+    transitions_of,
+)
 from sb3_ext.common.buffers import offline_buffer, sample_union, scale_action, unscale_action
 
 BOX, ACTIONS = Corridor.observation_space, spaces.Box(LOW, HIGH)
@@ -122,14 +143,19 @@ def test_dict_buffer_keeps_entries_and_costs_together():
         )
 
 
-@pytest.mark.parametrize(("kind", "expected"), [(Corridor, CostReplayBuffer), (DictCorridor, CostDictReplayBuffer)])
-def test_models_choose_their_buffer(kind, expected):
-    assert type(tiny(SafeSAC, kind()).replay_buffer) is expected
+@pytest.mark.parametrize("chosen", [None, "SB3's"])
+@pytest.mark.parametrize(
+    ("kind", "theirs", "expected"),
+    [(Corridor, ReplayBuffer, CostReplayBuffer), (DictCorridor, DictReplayBuffer, CostDictReplayBuffer)],
+)
+def test_models_choose_their_buffer(kind, theirs, expected, chosen):
+    model = tiny(SafeSAC, kind(), replay_buffer_class=chosen and theirs)
+    assert type(model.replay_buffer) is expected
 
 
 def test_buffers_without_cost_are_refused():
     with pytest.raises(ValueError, match="must keep costs"):
-        tiny(SACLag, replay_buffer_class=ReplayBuffer)
+        tiny(SACLag, replay_buffer_class=type("OwnBuffer", (ReplayBuffer,), {}))
 
 
 # ---------------------------------------------------------------------- HER
@@ -294,3 +320,32 @@ def test_costs_are_not_normalised():
     assert np.array_equal(ours.gather(rows, env).costs, ours.costs[:30])
     positions = ours.next_observations[:30, 0, 0]
     assert np.allclose(ours.costs[:30, 0], (positions - 0.5) * (positions > 1), atol=1e-5)
+
+
+# ---------------------------------------------------------------------- back to transitions
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_a_buffer_becomes_offline_data_with_executed_actions(n_envs):
+    env = vec(n_envs, ends_on_violation=True)
+    model = pretrained(RecoveryRL, env).learn(60)
+    data = transitions_of(model)
+    assert len(data) == model.num_timesteps and data.env_id is None
+    executed = np.concatenate([each.executed for each in env.envs])
+    assert np.allclose(data.actions, executed, atol=1e-5)
+    assert data.n_violations == int(model.replay_buffer.violations.sum())
+    assert np.array_equal(data.terminals, data.violations)  # time-outs are no ends
+    RecoveryRL("MlpPolicy", vec(), seed=0).pretrain(data, 2)
+
+
+def test_a_full_buffer_comes_out_in_order():
+    model = tiny(SACLag, buffer_size=30).learn(70)
+    data = transitions_of(model)
+    assert len(data) == 30
+    linked = (data.observations[1:] == data.next_observations[:-1]).all(axis=1)
+    assert linked.sum() >= 30 - 1 - 3  # but for the ends of episodes of 10 steps
+
+
+def test_nothing_to_give_raises():
+    with pytest.raises(ValueError, match="cost buffer that holds transitions"):
+        transitions_of(tiny(SACLag))

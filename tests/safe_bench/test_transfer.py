@@ -1,0 +1,161 @@
+"""Runs that learn from other environments first: their data, their phases, and what the result files say of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+import safe_envs
+from safe_bench import cli
+from safe_bench.pool import Outcome
+from safe_bench.protocols import PROTOCOLS, Budget, Stage, Transfer
+from safe_bench.recordings import TEST, recordings
+from safe_bench.runner import Job
+from safe_bench.runs import RunError
+from safe_bench.transfer import at_seed
+from safe_wrappers import Transitions
+
+NAVIGATION, CART_POLE, SIZES = "mesa/navigation1", "mesa/cartpole-length", "mesa/test-size"
+SCRIPTED = Transfer("navigation1", 2, 300, iterations=3, adaptation_updates=3, batch_size=32)
+REPLAY = Transfer("cartpole-length", 2, 1_100, iterations=3, adaptation_updates=3, batch_size=32, source="replay")
+
+
+def budget(transfer, env_id="safe/Navigation1-v0", test=140):
+    return Budget((Stage("train", env_id, episodes=3),), test, 5, 2, (0,), transfer=transfer)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    for name, small in ((NAVIGATION, budget(SCRIPTED)), (CART_POLE, budget(REPLAY, "safe/CartPoleLength-v0", 1_050))):
+        monkeypatch.setitem(PROTOCOLS[name].presets, "tiny", small)
+
+
+def job(out, method, protocol=NAVIGATION, seed=0):
+    return Job(protocol, "tiny", method, seed, str(out))
+
+
+def written(job, name):
+    return json.loads((job.folder.path / name).read_text())
+
+
+def test_a_seed_draws_the_test_environment_of_all_its_stages():
+    tasks = safe_envs.TASKS["navigation1"]
+    for seed in (0, 1):
+        (stage,) = at_seed(budget(SCRIPTED), seed).stages
+        assert stage.env_kwargs == tasks.test_task(seed)
+    assert tasks.test_task(0) != tasks.test_task(1)
+    plain = budget(None)
+    assert at_seed(plain, 3) is plain and recordings(plain, 3, "runs") == {}
+
+
+@pytest.mark.parametrize("method", ["mesa", "multi-task", "recovery-rl", "unconstrained"])
+def test_methods_learn_from_the_data_that_they_may_see(method, tiny, tmp_path):
+    run = job(tmp_path, method)
+    run.execute()
+    assert run.folder.finished
+    if method == "unconstrained":
+        assert not (run.folder.path / "offline_data.json").exists()
+        return
+    data = written(run, "offline_data.json")
+    sources = recordings(budget(SCRIPTED), 0, tmp_path)
+    assert data["transitions"] == len(sources[TEST].load()) and data["violations"] > 0
+    if method == "recovery-rl":
+        assert "training" not in data
+    else:
+        sizes = [(each["transitions"], each["violations"]) for each in data["training"]]
+        loaded = [source.load() for name, source in sources.items() if name != TEST]
+        assert sizes == [(len(each), each.n_violations) for each in loaded] and len(sizes) == 2
+
+
+def test_data_of_a_seed_are_its_own_and_come_again():
+    first, again, other = (recordings(budget(SCRIPTED), seed, "runs") for seed in (0, 0, 1))
+    for name in (TEST, "train-0", "train-1"):
+        assert np.array_equal(first[name].load().actions, again[name].load().actions)
+        assert not np.array_equal(first[name].load().actions[:50], other[name].load().actions[:50])
+
+
+def test_part_of_the_adaptation_data(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS[SIZES].presets, "tiny", budget(SCRIPTED, test=280))
+    run = job(tmp_path, "mesa-2", SIZES)
+    run.execute()
+    whole = len(recordings(budget(SCRIPTED, test=280), 0, tmp_path)[TEST].load())
+    assert written(run, "offline_data.json")["transitions"] == round(whole / 2)
+
+
+# ---------------------------------------------------------------------- replays
+
+
+def test_replays_belong_to_an_environment_and_serve_all_seeds(tmp_path):
+    disabled = Transfer("halfcheetah-disabled", 4, 50, 1, 1, 32, source="replay")
+    first, second = (recordings(budget(disabled), seed, tmp_path) for seed in (0, 1))
+    assert [each.file for each in first.values()] == [each.file for each in second.values()]
+    assert first["train-0"].file.name == "disabled=1-50.npz"
+    partial = Transfer("halfcheetah-partial", 4, 50, 1, 1, 32, source="replay")
+    third, fourth = (recordings(budget(partial), seed, tmp_path) for seed in (0, 1))
+    assert third["train-0"].file == first["train-0"].file  # the same environments
+    assert third[TEST].file != fourth[TEST].file  # drawn for each seed
+
+
+def test_a_replay_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr("safe_bench.recordings.CHECKPOINT_EVERY", 500)
+
+    class Stop(Exception):
+        pass
+
+    def stop(what, done, total):
+        if done >= 500:
+            raise Stop
+
+    whole, parts = (recordings(budget(REPLAY), 0, tmp_path / name)["train-0"] for name in ("whole", "parts"))
+    whole.execute()
+    with pytest.raises(Stop):
+        parts.execute(stop)
+    assert parts.missing
+    parts.execute()
+    assert not parts.missing and [path.name for path in parts.file.parent.iterdir()] == [parts.file.name]
+    first, second = whole.load(), parts.load()
+    assert len(first) == 1_100 and first.n_violations > 0
+    assert np.array_equal(first.observations, second.observations) and np.array_equal(first.actions, second.actions)
+
+
+def test_one_command_records_and_runs(tiny, tmp_path, capsys, monkeypatch):
+    executed = []
+
+    def in_this_process(jobs, n_processes, console):  # others would not know the preset
+        for each in jobs:
+            each.execute()
+            executed.append(each.label)
+        return [Outcome(each, None) for each in jobs]
+
+    monkeypatch.setattr("safe_bench.pool.run_jobs", in_this_process)
+    arguments = ["run", CART_POLE, "--preset", "tiny", "--methods", "mesa", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    assert [label.split("=")[0] for label in executed] == ["data length"] * 3 + ["mesa seed 0"]
+    assert cli.main(arguments) == 0 and "0 of 1 runs to do" in capsys.readouterr().out
+
+
+def test_a_run_without_its_replays_or_with_damaged_ones_says_so(tiny, tmp_path):
+    with pytest.raises(RunError, match=r"npz, which `safe-bench run` records first, is missing"):
+        job(tmp_path, "mesa", CART_POLE).execute()
+    test = recordings(PROTOCOLS[CART_POLE].budget("tiny"), 0, tmp_path)[TEST]
+    test.file.parent.mkdir(parents=True)
+    test.file.write_bytes(b"PK nothing")
+    with pytest.raises(RunError, match=r"is damaged.*remove the file to record it again"):
+        job(tmp_path, "mesa", CART_POLE).execute()
+
+
+# ---------------------------------------------------------------------- every protocol
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name.startswith("mesa/")])
+def test_protocols_describe_environments_that_exist(name):
+    for preset in PROTOCOLS[name].presets.values():
+        found = recordings(preset, 0, "runs")
+        assert len(found) == preset.transfer.training_tasks + 1
+        (stage,) = at_seed(preset, 0).stages
+        safe_envs.TASKS[preset.transfer.family].make(stage.env_kwargs).close()
+
+
+def test_recorded_rows_fit_the_environment():
+    sources = recordings(budget(SCRIPTED), 0, "runs")
+    assert all(isinstance(source.load(), Transitions) for source in sources.values())
