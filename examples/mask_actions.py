@@ -38,11 +38,11 @@ def main():
     print(f"MaskablePPO: {violations} of 10 episodes violated the constraint")
 
     # 2. A continuous policy, here an untrained one, sampled until the critic agrees (SQRL, equation 3).
-    env = gym.make(ENV_ID)
-    policy = PPO("MlpPolicy", env, seed=0)
-    obs, _ = env.reset(seed=0, options={"state": [-33.0, 0.0]})
+    obs, _ = env.reset(seed=0, options={"state": [-25.0, 9.0]})
+    print(f"just above the block: the mask allows {env.action_masks().sum()} of {env.action_space.n} actions")
+    policy = PPO("MlpPolicy", ENV_ID, seed=0)
     sample = sample_safely(policy, obs, critic.risk, critic.eps_risk, n=100)
-    print(f"just before the block: action {sample.action.round(2)}, accepted: {sample.accepted}")
+    print(f"of PPO's samples: action {sample.action.round(2)}, risk {sample.risk:.2f}, accepted: {sample.accepted}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION
@@ -31,7 +30,7 @@ class ActionFilter(gym.Wrapper):
         """Execute the proposed action, or what replaces it."""
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset() before step(): the decision is about the last observation")
-        proposed = check_proposed(action, self.action_space)
+        proposed = check_proposed(action, self.action_space.shape)[None]
         executed, intervened, extra = self._decide(proposed)
         observation, reward, terminated, truncated, info = self.env.step(executed[0].copy())
         self._observation = batch_of_one(observation)
@@ -49,14 +48,14 @@ class ActionFilter(gym.Wrapper):
         raise NotImplementedError
 
 
-def check_proposed(action: Any, space: spaces.Space[Any]) -> NDArray[Any]:
-    """The proposed action as a batch of one.
+def check_proposed(action: Any, shape: tuple[int, ...] | None) -> NDArray[Any]:
+    """The proposed action (or batch of them) as a finite array of its own; ``shape`` None: any.
 
     An action beyond the bounds passes: what to do with it is the environment's own rule (most clip).
     """
     proposed = np.array(action)
-    if space.shape is not None and proposed.shape != space.shape:
-        raise ValueError(f"expected an action of shape {space.shape}, got {action!r} of shape {proposed.shape}")
+    if shape is not None and proposed.shape != shape:
+        raise ValueError(f"expected an action of shape {shape}, got {action!r} of shape {proposed.shape}")
     if proposed.dtype.kind not in "biuf" or not np.isfinite(proposed).all():
         raise ValueError(f"expected a finite action, got {action!r}; the environment has not been stepped")
-    return proposed[None]
+    return proposed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -98,8 +99,8 @@ class RecoveryFilter(ActionFilter, RecordConstructorArgs):
         Args:
             env: environment to protect.
             model_or_path: an object with ``risk``, ``recovery`` and ``eps_risk`` (and, if it has them,
-                ``kind``, ``observation_space`` and ``action_space``), or with ``as_filter()`` that gives one (a trained
-                ``sb3_ext.RecoveryRL``), or the path of a filter file.
+                ``kind``, ``observation_space``, ``action_space`` and ``env_id``), or with ``as_filter()`` that gives
+                one (a trained ``sb3_ext.RecoveryRL``), or the path of a filter file.
             eps_risk: another threshold than the model's own.
 
         Raises:
@@ -122,7 +123,8 @@ class RecoveryFilter(ActionFilter, RecordConstructorArgs):
             >>> env.step([1.5])[-1]["executed_action"]
             array([0.])
         """
-        model = resolve_filter(model_or_path, env.observation_space, env.action_space)
+        env_id = None if env.unwrapped.spec is None else env.unwrapped.spec.id
+        model = resolve_filter(model_or_path, env.observation_space, env.action_space, env_id)
         eps_risk = model.eps_risk if eps_risk is None else eps_risk
         return cls(env, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
 
@@ -133,8 +135,15 @@ class RecoveryFilter(ActionFilter, RecordConstructorArgs):
         return executed, bool(intervened[0]), {RISK: float(risks[0])}
 
 
-def resolve_filter(model_or_path: Any, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Any:
+def resolve_filter(
+    model_or_path: Any,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    env_id: str | None = None,
+) -> Any:
     """What has ``risk``, ``recovery`` and ``eps_risk``, from a model or the path of a filter file.
+
+    Warns if it was made for an environment of another ID; to be called by what the user calls.
 
     Raises:
         TypeError: if the object lacks one of the three.
@@ -148,6 +157,13 @@ def resolve_filter(model_or_path: Any, observation_space: spaces.Space[Any], act
         raise TypeError(f"expected a model with risk, recovery and eps_risk, got {model!r} without {missing}")
     _check_space("observation", getattr(model, "observation_space", None), observation_space)
     _check_space("action", getattr(model, "action_space", None), action_space)
+    origin = getattr(model, "env_id", None)
+    if None not in (origin, env_id) and origin != env_id:
+        warnings.warn(
+            f"the filter was made for {origin!r}, the environment is {env_id!r}: what is dangerous may differ; "
+            "use a filter of this environment",
+            stacklevel=3,
+        )
     return model
 
 

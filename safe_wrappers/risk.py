@@ -8,7 +8,9 @@ decisions agree. Everything is in environment units: ``risk(obs[B, ...], action[
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -54,6 +56,25 @@ class ByReference:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ByReference:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A specification is often only looked at (which environment is it?), from other processes too: a function
+        # without a name there must not stop that.
+        try:
+            pickle.dumps(self.function)
+        except Exception:  # each kind of object has its own
+            return ByReference, (_Lost(repr(self.function)),)
+        return ByReference, (self.function,)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A function that could not follow its specification into another process."""
+
+    description: str
+
+    def __call__(self, *args: Any) -> Any:
+        raise RuntimeError(f"{self.description} cannot be pickled: wrap the environment again, or give it a name")
 
 
 def check_callable(name: str, function: Any) -> Any:

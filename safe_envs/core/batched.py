@@ -105,6 +105,7 @@ class TaskEnv(SafeEnv):
     """
 
     task_type: ClassVar[Callable[..., BatchedTask]]
+    reset_options = (STATE_OPTION,)
 
     def __init__(self, render_mode: str | None = None, **task_kwargs: Any) -> None:
         self.task = self.task_type(**task_kwargs)

@@ -64,6 +64,12 @@ class ActionBounds:
         return np.minimum(np.maximum(values, self._low), self._high)
 
 
+def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` if ``reset(options=...)`` holds other keys than the known ones."""
+    if unknown := sorted(map(str, set(options or ()) - set(known))):
+        raise ValueError(f"reset options must be among {list(known)}, got {unknown}")
+
+
 class SafeEnv(gym.Env[Any, NDArray[Any]], ABC):
     """An environment that reports a cost on every step.
 
@@ -90,6 +96,7 @@ class SafeEnv(gym.Env[Any, NDArray[Any]], ABC):
     action_space: spaces.Box
     cost_names: tuple[str, ...] = ()
     cost_aggregate: CostAggregate = "sum"
+    reset_options: tuple[str, ...] = ()
 
     def __init__(self, render_mode: str | None = None) -> None:
         if render_mode not in (None, *RENDER_MODES):
@@ -131,7 +138,12 @@ class SafeEnv(gym.Env[Any, NDArray[Any]], ABC):
         """Picture of the current state, ``[H, W, 3]``."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; see ``gymnasium.Env.reset``. The subclass says what ``options`` may hold."""
+        """Start an episode; see ``gymnasium.Env.reset``. ``reset_options`` names what ``options`` may hold.
+
+        Raises:
+            ValueError: for other options, or values that do not fit; unknown ones change nothing.
+        """
+        check_options(options, self.reset_options)
         super().reset(seed=seed)
         self._reset_state(options or {})
         self._is_ready = True

@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from safe_envs.core.batched import BatchedTask
-from safe_envs.core.env import ActionBounds
+from safe_envs.core.batched import STATE_OPTION, BatchedTask
+from safe_envs.core.env import ActionBounds, check_options
 from safe_envs.core.geometry import BoolArray, FloatArray, Scene
 from safe_wrappers.info import COST, COST_TERM_PREFIX, SUCCESS, VIOLATION
 
@@ -94,8 +94,9 @@ class TaskVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 (``[num_envs]`` bool) says which copies to reset.
 
         Raises:
-            ValueError: if an option does not fit.
+            ValueError: if an option is unknown or does not fit.
         """
+        check_options(options, (STATE_OPTION, RESET_MASK_OPTION))
         super().reset(seed=seed)
         options = options or {}
         mask = self._reset_mask(options)

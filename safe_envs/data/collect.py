@@ -23,7 +23,7 @@ def collect_constraint_data(env_id: str, n_transitions: int = 10_000, seed: int 
     of Recovery RL, where 20,000 give about 14,500 (Navigation 1) and 19,900 (Navigation 2).
 
     Args:
-        env_id: one of the IDs in ``safe_envs.data.scripted.COLLECTORS``.
+        env_id: one of the IDs in ``safe_envs.data.scripted.COLLECTORS``, with or without ``safe_envs:`` before it.
         n_transitions: how many transitions to ask for, >= 1.
         seed: of all draws.
         **env_kwargs: arguments of the environment, e.g. ``B=...`` to record in the very instance that is used
@@ -35,6 +35,7 @@ def collect_constraint_data(env_id: str, n_transitions: int = 10_000, seed: int 
     Raises:
         ValueError: if there is no collector for the ID, or ``n_transitions`` is not positive.
     """
+    env_id = env_id.removeprefix("safe_envs:")
     if env_id not in COLLECTORS:
         raise ValueError(f"env_id must be one of {sorted(COLLECTORS)} (those with a scripted policy), got {env_id!r}")
     if n_transitions < 1:

@@ -160,7 +160,8 @@ class DrunkSpiderEnv(TaskEnv):
     ``reward="paper"`` (default) is the task's own: minus the distance to the goal over the map's diagonal,
     +30 in its place on success, 0 on a fall. ``reward="released"`` adds what the released time-limit wrapper
     adds: with ``r`` steps remaining, ``r`` on success, ``-(r + 1)`` on a fall, and -30 on the last step where
-    neither happened. It then depends on the time, which the observation does not show.
+    neither happened. It then depends on the time, which the observation does not show, and on the time limit: with
+    another than 30, pass ``max_episode_steps`` and the same ``horizon``, or the -30 come in mid-episode or never.
 
     Args:
         render_mode: ``None``, ``"rgb_array"`` or ``"human"``.

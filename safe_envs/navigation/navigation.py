@@ -42,8 +42,8 @@ class NavigationTask(BatchedTask):
         B: 2x2 matrix of the action; MESA draws its diagonal from U(0.5, 1.5).
         noise_std: standard deviation of the noise per axis, >= 0.
         start_std: standard deviation of the start position per axis, >= 0.
-        success_radius: distance below which the goal is reached, > 0. The released code uses 4; older
-            versions ended the episode at 1.
+        success_radius: distance below which the goal is reached, > 0; None: the scene's ``goal_radius``, in the
+            named scenes 4 as in the released code, of which older versions ended the episode at 1.
         terminate_on_violation: whether a violation ends the episode, as in the paper.
 
     Raises:
@@ -61,17 +61,19 @@ class NavigationTask(BatchedTask):
         B: ArrayLike = IDENTITY,  # noqa: N803
         noise_std: float = NOISE_STD,
         start_std: float = START_STD,
-        success_radius: float = SUCCESS_RADIUS,
+        success_radius: float | None = None,
         terminate_on_violation: bool = True,
     ) -> None:
-        base = _named_scene(scene, success_radius) if isinstance(scene, str) else scene
+        if success_radius is not None and not 0.0 < success_radius < np.inf:
+            raise ValueError(f"success_radius must be finite and > 0, or None, got {success_radius}")
+        base = _named_scene(scene) if isinstance(scene, str) else scene
         chosen = base.obstacles if obstacles is None else tuple(obstacles)
-        self.scene = Scene(base.extent, chosen, base.start, base.goal, success_radius)
+        radius = base.goal_radius if success_radius is None else success_radius
+        self.scene = Scene(base.extent, chosen, base.start, base.goal, radius)
         # Transposed once: rows of states are multiplied from the left.
         self._state_matrix, self._action_matrix = _matrix("A", A).T, _matrix("B", B).T
         self._noise_std = _non_negative("noise_std", noise_std)
         self._start_std = _non_negative("start_std", start_std)
-        self._success_radius = success_radius
         self._terminate_on_violation = terminate_on_violation
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -105,7 +107,7 @@ class NavigationTask(BatchedTask):
         """Rewards and successes of the pre-step positions; see the class."""
         goal_x, goal_y = self.scene.goal
         distances: FloatArray = np.hypot(states[:, 0] - goal_x, states[:, 1] - goal_y)
-        successes = distances < self._success_radius
+        successes = distances < self.scene.goal_radius
         terminations = successes | violations if self._terminate_on_violation else successes.copy()
         return Outcomes(-distances, terminations, successes)
 
@@ -135,10 +137,11 @@ class NavigationVectorEnv(TaskVectorEnv):
     task_type = NavigationTask
 
 
-def _named_scene(name: str, goal_radius: float) -> Scene:
+def _named_scene(name: str) -> Scene:
     if name not in NAVIGATION_OBSTACLES:
         raise ValueError(f"scene must be a Scene or one of {sorted(NAVIGATION_OBSTACLES)}, got {name!r}")
-    return Scene(NAVIGATION_EXTENTS[name], NAVIGATION_OBSTACLES[name], NAVIGATION_START, NAVIGATION_GOAL, goal_radius)
+    extent, obstacles = NAVIGATION_EXTENTS[name], NAVIGATION_OBSTACLES[name]
+    return Scene(extent, obstacles, NAVIGATION_START, NAVIGATION_GOAL, SUCCESS_RADIUS)
 
 
 def _matrix(name: str, value: ArrayLike) -> FloatArray:

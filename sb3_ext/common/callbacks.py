@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from safe_wrappers.monitor import EpisodeCosts
-from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
+from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely, shares_environments
 from sb3_ext.common.files import atomic_path
 
 
@@ -41,8 +41,15 @@ class CostLoggingCallback(BaseCallback):
         self.episode_costs: deque[float] = deque(maxlen=window)
         self.n_episodes = self.n_violating_episodes = 0
 
+        self._left: Any = None
+
     def _on_training_start(self) -> None:
-        self._costs = EpisodeCosts(self.training_env.num_envs, missing_cost=self.missing_cost)
+        # SB3 has reset by now, if it does: an observation that is still the same object means the same episodes.
+        if self.model._last_obs is not self._left:
+            self._costs = EpisodeCosts(self.training_env.num_envs, missing_cost=self.missing_cost)
+
+    def _on_training_end(self) -> None:
+        self._left = self.model._last_obs
 
     def _on_step(self) -> bool:
         for episode in self._costs.add(self.locals["infos"], self.locals["dones"]):
@@ -61,7 +68,8 @@ class SafeEvalCallback(BaseCallback):
     model has met the limit, the one with the least cost is kept.
 
     Args:
-        eval_env: an environment or a VecEnv of its own.
+        eval_env: an environment or a VecEnv of its own; in the training environment it would end the episodes that
+            the model learns from.
         cost_limit: highest mean undiscounted episode cost that counts as safe.
         best_model_save_path: folder for ``best_model.zip``; None: do not save.
         n_eval_episodes: episodes per evaluation.
@@ -106,6 +114,8 @@ class SafeEvalCallback(BaseCallback):
         self.history: list[tuple[int, SafetyEvaluation]] = []
 
     def _on_training_start(self) -> None:
+        if shares_environments(self.eval_env, self.training_env):
+            raise ValueError("eval_env is the training environment, which evaluation would reset: make another one")
         raw = not isinstance(self.eval_env, VecEnv) or unwrap_vec_normalize(self.eval_env) is None
         if raw and unwrap_vec_normalize(self.training_env) is not None:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import json
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import numpy as np
 import torch as th
+from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
@@ -44,6 +46,26 @@ def readable(path: Any, what: str) -> Iterator[None]:
         raise ValueError(
             f"{path} cannot be read as {what}: {error} (expected a complete file that sb3_ext wrote as {what})"
         ) from error
+
+
+def check_holds(path: Any, cls: type[Any]) -> None:
+    """Raise ``ValueError`` unless the file holds a model of ``cls``, going by its plain text: nothing is unpickled.
+
+    Classes without parts of their own read the files of their SB3 base, too.
+    """
+    file = open_path(path, "r", suffix="zip")
+    with contextlib.nullcontext() if file is path else file, zipfile.ZipFile(file) as archive:
+        data = json.loads(archive.read("data"))
+    if "format" in data:
+        kind = data["format"].split()[1]
+        raise ValueError(f"it is a {kind}: load_{kind} reads it")
+    if "algorithm" in data:
+        if data["algorithm"] != cls.__name__:  # parts of the same names and shapes would fit by accident
+            raise ValueError(f"it holds a {data['algorithm']}")
+        return
+    module = data.get("policy_class", {}).get("__module__")
+    if cls.parts or module != cls.policy_aliases["MlpPolicy"].__module__:
+        raise ValueError(f"it is a model of another library's algorithm, with a policy of {module}")
 
 
 def save(model: Any, folder: str | Path) -> None:

@@ -85,7 +85,8 @@ def evaluate_safely(
 
     Episodes are shared out over the environments beforehand, so that short episodes are not over-represented.
     Rewards are reported as the environment gives them, also under ``VecNormalize``, whose statistics stay as they are.
-    The model's own training environment may be used: the model then starts a new episode when it learns on.
+    The model's own training environment may be used between calls of ``learn``: the model then starts a new episode
+    when it learns on. A callback needs an environment of its own.
 
     Args:
         model: anything with SB3's ``predict``.
@@ -97,7 +98,7 @@ def evaluate_safely(
         on_step: sees every step.
 
     Raises:
-        ValueError: if ``n_episodes`` is below 1.
+        ValueError: if ``n_episodes`` is below 1, or the model learned under ``VecNormalize`` and ``env`` has none.
         MissingCostError: if a step has no cost.
 
     Examples:
@@ -110,9 +111,14 @@ def evaluate_safely(
     if n_episodes < 1:
         raise ValueError(f"n_episodes must be >= 1, got {n_episodes}")
     vec = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: Monitor(env)])
+    normalizer = unwrap_vec_normalize(vec)
+    if _sees_normalized(model) and (normalizer is None or not normalizer.norm_obs):
+        raise ValueError(
+            "the model is trained under VecNormalize, env shows raw observations: wrap it in one with the same "
+            "statistics (VecNormalize.load), or pass model.get_env()"
+        )
     if seed is not None:
         vec.seed(seed)
-    normalizer = unwrap_vec_normalize(vec)
     if normalizer is not None and normalizer.training:
         normalizer.training = False
         try:
@@ -127,7 +133,7 @@ def evaluate_safely(
             )
         finally:
             normalizer.training = True
-    if getattr(model, "env", None) is vec:
+    if shares_environments(vec, getattr(model, "env", None)):
         forget_last_step(model)
     costs = EpisodeCosts(vec.num_envs, missing_cost=missing_cost)
     quota = np.array([(n_episodes + i) // vec.num_envs for i in range(vec.num_envs)])
@@ -163,6 +169,23 @@ def evaluate_safely(
         starts = dones
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return SafetyEvaluation(**dict(zip([f.name for f in fields(SafetyEvaluation)], columns, strict=True)))
+
+
+def shares_environments(first: Any, second: Any) -> bool:
+    """Whether stepping one (an environment or a VecEnv) moves the other, as far as this process can see."""
+    return bool(_simulators(first) & _simulators(second))
+
+
+def _simulators(env: Any) -> set[int]:
+    """Identities of what moves below all wrappers."""
+    inner = getattr(env, "unwrapped", env)
+    below = getattr(inner, "envs", []) if isinstance(inner, VecEnv) else []
+    return {id(inner), *(id(e.unwrapped) for e in below)}
+
+
+def _sees_normalized(model: Any) -> bool:
+    env = model.get_vec_normalize_env() if hasattr(model, "get_vec_normalize_env") else None
+    return env is not None and env.norm_obs
 
 
 def _raw_rewards(rewards: NDArray[Any], normalizer: VecNormalize | None) -> NDArray[Any]:

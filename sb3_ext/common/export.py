@@ -127,7 +127,7 @@ class ExportedFilter:
 
 
 def load_filter(path: str | Path) -> ExportedFilter:
-    """Read what ``RecoveryRL.export_filter`` wrote.
+    """Read what ``RecoveryRL.export_filter`` wrote; ``.zip`` may be left out.
 
     Raises:
         ValueError: if the file is truncated or something else.
@@ -153,8 +153,11 @@ def _raw_observation_space(env: VecEnv | None) -> spaces.Space[Any] | None:
 def pretrained_filter(env_id: str) -> ExportedFilter:
     """A small filter that ships with the package, ready for ``safe_wrappers.RecoveryFilter.from_model``.
 
+    The one for ``safe/Navigation2-v0`` (made by ``benchmarks/make_filter.py``) overestimates the risk: on nearly all of
+    the line y = 0 left of the block it allows no action, and its recovery policy leads around the block.
+
     Args:
-        env_id: environment; the one for ``safe/Navigation2-v0`` was made by ``benchmarks/make_filter.py``.
+        env_id: environment, with or without ``safe_envs:`` before it.
 
     Raises:
         ValueError: naming the known ones, if none ships for that environment.
@@ -163,9 +166,10 @@ def pretrained_filter(env_id: str) -> ExportedFilter:
         >>> pretrained_filter("safe/Navigation2-v0").eps_risk
         0.1
     """
-    if env_id not in PRETRAINED:
+    name = env_id.removeprefix("safe_envs:")
+    if name not in PRETRAINED:
         raise ValueError(f"filters ship for {sorted(PRETRAINED)}, got {env_id!r}; RecoveryRL.export_filter makes one")
-    return load_filter(Path(__file__).parents[1] / "assets" / PRETRAINED[env_id])
+    return load_filter(Path(__file__).parents[1] / "assets" / PRETRAINED[name])
 
 
 def save_critic(critic: SafetyCritic, path: str | Path) -> None:
@@ -206,10 +210,11 @@ def _write(path: str | Path, data: dict[str, Any], params: dict[str, Any]) -> No
 
 
 def _read(path: str | Path, expected: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not Path(path).is_file():
+    file = next((file for file in (Path(path), Path(f"{path}.zip")) if file.is_file()), None)
+    if file is None:
         raise FileNotFoundError(f"there is no file {path}")
     with readable(path, expected):
-        data, params, _ = load_from_zip_file(path, device="cpu")
+        data, params, _ = load_from_zip_file(file, device="cpu")
         found = None if data is None else data.get("format", "an SB3 model: call export_filter on it first")
         if found != expected:
             raise ValueError(f"expected {expected!r}, found {found!r}")

@@ -123,16 +123,14 @@ class SafeAlgorithm(BaseAlgorithm):
 
     @classmethod
     def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
-        """SB3's ``load``.
+        """SB3's ``load``; ``SafeSAC`` and ``SafeTD3`` also read SB3's own SAC and TD3.
 
         Raises:
             ValueError: if the file is truncated, no SB3 model, or a model of another class.
         """
         with checkpoint.readable(path, cls.__name__):
-            model = super().load(path, env, *args, **kwargs)
-            if model.algorithm != cls.__name__:  # parts of the same names and shapes would fit by accident
-                raise ValueError(f"it holds a {model.algorithm}")
-            return model
+            checkpoint.check_holds(path, cls)
+            return super().load(path, env, *args, **kwargs)
 
     def save_checkpoint(self, folder: str | Path) -> None:
         """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.

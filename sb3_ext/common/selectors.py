@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch as th
 
 from sb3_ext.common.safety_critic import SafetyCritic
+
+Choice = Literal["policy", "density", "risky"]
 
 Propose = Callable[[int], tuple[th.Tensor, th.Tensor]]
 """``propose(n)``: ``n`` further actions of the policy ``[n, B, A]`` and their log-densities ``[n, B]``."""
@@ -45,6 +47,13 @@ class ThresholdRecovery:
         return th.where(refused.unsqueeze(1), self.recovery.act(obs, deterministic), proposed), refused
 
 
+def check_choice(name: str, choice: Choice) -> Choice:
+    """Return ``choice``; raise ``ValueError`` if it is none of ``RejectionSampling``'s."""
+    if choice not in get_args(Choice):
+        raise ValueError(f"{name} must be 'policy', 'density' or 'risky', got {choice!r}")
+    return choice
+
+
 class RejectionSampling:
     """SQRL's masked policy (equation 3): the policy, restricted to actions with risk <= eps_risk.
 
@@ -63,13 +72,12 @@ class RejectionSampling:
         critic: SafetyCritic,
         eps_risk: float,
         n_candidates: int = 100,
-        choice: Literal["policy", "density", "risky"] = "policy",
+        choice: Choice = "policy",
     ) -> None:
-        if choice not in ("policy", "density", "risky"):
-            raise ValueError(f"choice must be 'policy', 'density' or 'risky', got {choice!r}")
         if n_candidates < 1:
             raise ValueError(f"n_candidates must be >= 1, got {n_candidates}")
-        self.critic, self.eps_risk, self.n_candidates, self.choice = critic, eps_risk, n_candidates, choice
+        self.critic, self.eps_risk, self.n_candidates = critic, eps_risk, n_candidates
+        self.choice = check_choice("choice", choice)
 
     def select(
         self, obs: Any, proposed: th.Tensor, propose: Propose, deterministic: bool

@@ -11,9 +11,17 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
+from safe_wrappers.action_filter import check_proposed
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION, RISK
 from safe_wrappers.recovery import resolve_filter
-from safe_wrappers.risk import RecoveryFunction, RiskFunction, RiskKind, check_eps_risk, filter_actions
+from safe_wrappers.risk import (
+    RecoveryFunction,
+    RiskFunction,
+    RiskKind,
+    check_callable,
+    check_eps_risk,
+    filter_actions,
+)
 
 
 class GymVecEnv(VecEnv):
@@ -118,6 +126,14 @@ def _pick(obs: Any, i: Any) -> Any:
     return {key: part[i] for key, part in obs.items()} if isinstance(obs, dict) else obs[i]
 
 
+def _env_id(venv: VecEnv) -> str | None:
+    """ID of the environments, as far as this process knows it."""
+    inner = venv.unwrapped
+    envs = [inner.vector_env] if isinstance(inner, GymVecEnv) else getattr(inner, "envs", [])
+    spec = envs[0].unwrapped.spec if envs else None
+    return None if spec is None else spec.id
+
+
 class VecRecoveryFilter(VecEnvWrapper):
     """``safe_wrappers.RecoveryFilter`` over a whole VecEnv: one batched risk evaluation a step.
 
@@ -127,6 +143,9 @@ class VecRecoveryFilter(VecEnvWrapper):
         recovery: ``recovery(obs[B, ...]) -> [B, ...]``.
         eps_risk: threshold.
         kind: ``"probability"`` or ``"return"``, which decides what threshold makes sense.
+
+    Raises:
+        TypeError, ValueError, gymnasium.error.ResetNeeded: as ``RecoveryFilter``, before any environment has moved.
 
     Examples:
         >>> from sb3_ext import pretrained_filter
@@ -146,9 +165,11 @@ class VecRecoveryFilter(VecEnvWrapper):
         eps_risk: float,
         kind: RiskKind = "probability",
     ) -> None:
+        self.risk: RiskFunction = check_callable("risk", risk)
+        self.recovery: RecoveryFunction = check_callable("recovery", recovery)
         self.eps_risk = check_eps_risk(eps_risk, kind)
         super().__init__(venv)
-        self.risk, self.recovery = risk, recovery
+        self._obs: Any = None
 
     @classmethod
     def from_model(cls, venv: VecEnv, model: Any, eps_risk: float | None = None) -> VecRecoveryFilter:
@@ -160,18 +181,20 @@ class VecRecoveryFilter(VecEnvWrapper):
         normalizer = unwrap_vec_normalize(venv)
         if normalizer is not None and normalizer.norm_obs:
             raise ValueError("the filter takes raw observations: put VecNormalize around VecRecoveryFilter, not inside")
-        model = resolve_filter(model, venv.observation_space, venv.action_space)
+        model = resolve_filter(model, venv.observation_space, venv.action_space, _env_id(venv))
         eps_risk = model.eps_risk if eps_risk is None else eps_risk
         return cls(venv, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
 
     def reset(self) -> Any:
         """Reset all environments."""
-        self._obs: Any = self.venv.reset()
+        self._obs = self.venv.reset()
         return self._obs
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Filter, then step."""
-        self._proposed = np.asarray(actions)
+        if self._obs is None:
+            raise gym.error.ResetNeeded("call reset() before step(): the decisions are about the last observations")
+        self._proposed = check_proposed(actions, (self.num_envs, *(self.action_space.shape or ())))
         self._executed, self._intervened, self._risks = filter_actions(
             self.risk, self.recovery, self.eps_risk, self._obs, self._proposed, self.action_space
         )

@@ -20,6 +20,10 @@ def equal(a, b):
     return a.env_id == b.env_id and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
+def test_the_ids_that_gym_make_takes_are_taken():
+    assert equal(*(collect_constraint_data(f"{module}safe/Navigation2-v0", 500) for module in ("", "safe_envs:")))
+
+
 # Centres are those of the released procedure; four standard deviations either side.
 @pytest.mark.parametrize(
     ("env_id", "n", "transitions", "violations"),

@@ -186,6 +186,22 @@ def test_bad_start_states_raise(env_id, state):
 
 
 @every_env
+def test_unknown_reset_options_raise_and_change_nothing(env_id):
+    env = gym.make(env_id)
+    env.reset(seed=0)
+    before = env.unwrapped.np_random.bit_generator.state
+    with pytest.raises(ValueError, match=r"reset options must be among \[.*\], got \['start'\]"):
+        env.unwrapped.reset(seed=1, options={"start": [0.0, 0.0]})
+    assert env.unwrapped.np_random.bit_generator.state == before
+
+
+@batched_env
+def test_unknown_reset_options_of_copies_raise(env_id):
+    with pytest.raises(ValueError, match=r"\['state', 'reset_mask'\], got \['start'\]"):
+        gym.make_vec(env_id, num_envs=2).reset(options={"start": [0.0, 0.0]})
+
+
+@every_env
 def test_time_limit_truncates_without_terminating(env_id):
     falls_by_itself = "CartPole" in env_id
     env = gym.make(env_id, **({"terminate_on_violation": False} if falls_by_itself else {}))

@@ -98,6 +98,11 @@ def test_state_keeps_more_digits_than_the_observation():
 def test_scenes_and_obstacles_of_ones_own():
     scene = Scene(Rectangle(-60, 10, -10, 10), (), (-50, 0), (0, 0), 1.0)
     assert not make(scene=scene, state=(0.0, 6.0)).step(STILL)[4]["constraint_violation"]
+    for success_radius, distance in ((None, 1.0), (2.0, 2.0)):  # the scene's own, unless another is given
+        env = make(scene=scene, success_radius=success_radius)
+        for x, success in ((distance - 0.1, True), (distance + 0.1, False)):
+            env.reset(options={"state": [x, 0.0]})
+            assert env.step(STILL)[4]["is_success"] is success
     env = make(obstacles=[Rectangle(1, 2, 1, 2)], state=(1.5, 1.5))
     assert env.step(STILL)[4]["constraint_violation"] and env.scene.obstacles == (Rectangle(1, 2, 1, 2),)
 
@@ -105,11 +110,10 @@ def test_scenes_and_obstacles_of_ones_own():
 @pytest.mark.parametrize(
     "bad",
     [{"scene": "navigation3"}, {"A": [1.0, 2.0]}, {"B": [[np.nan, 0], [0, 1]]}, {"noise_std": -1.0},
-     {"start_std": np.inf}, {"success_radius": 0.0}],
+     {"start_std": np.inf}, {"success_radius": 0.0}, {"success_radius": -1.0}, {"success_radius": np.nan}],
 )  # fmt: skip
 def test_bad_arguments_raise(bad):
-    name = "goal_radius" if "success_radius" in bad else next(iter(bad))
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=next(iter(bad))):
         NavigationTask(**bad)
 
 

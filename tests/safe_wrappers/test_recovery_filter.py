@@ -1,6 +1,7 @@
 """The filter's decisions by hand, its info, its errors, and its construction from models and files."""
 
 import sys
+import warnings
 from types import ModuleType, SimpleNamespace
 
 import gymnasium as gym
@@ -191,6 +192,19 @@ def test_from_model_checks_the_spaces_and_the_parts():
         RecoveryFilter.from_model(Corridor(), model(action_space=other))
     with pytest.raises(TypeError, match="recovery"):
         RecoveryFilter.from_model(Corridor(), SimpleNamespace(risk=risk, eps_risk=0.5))
+
+
+def test_a_filter_of_another_environment_warns_and_names_both():
+    env = gym.make("Pendulum-v1")
+    spaces_of = {"observation_space": env.observation_space, "action_space": env.action_space}
+    with pytest.warns(UserWarning, match=r"made for 'Other-v0', the environment is 'Pendulum-v1'") as caught:
+        RecoveryFilter.from_model(env, model(env_id="Other-v0", **spaces_of))
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RecoveryFilter.from_model(env, model(env_id="Pendulum-v1", **spaces_of))
+        RecoveryFilter.from_model(env, model(env_id=None, **spaces_of))
+        RecoveryFilter.from_model(Corridor(), model(env_id="Other-v0"))  # this one has no ID
 
 
 def test_from_a_file_goes_through_the_loader(monkeypatch, tmp_path):

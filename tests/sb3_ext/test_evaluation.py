@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from corridors import HORIZON, QUIET, Corridor, assert_same_weights, pretrained, tiny, vec
-from stable_baselines3 import PPO
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from safe_wrappers import RecoveryFilter
 from safe_wrappers.info import MissingCostError
@@ -175,6 +176,41 @@ def test_safe_eval_refuses_raw_observations_for_a_model_of_normalised_ones():
         model.learn(3, callback=SafeEvalCallback(Corridor(), 1.0, eval_freq=1))
 
 
+def test_models_of_normalised_observations_are_not_evaluated_on_raw_ones():
+    model = tiny(SACLag, vec(normalize=True))
+    with pytest.raises(ValueError, match=r"VecNormalize.*raw observations"):
+        evaluate_safely(model, Corridor(), 1)
+    assert len(evaluate_safely(model, model.get_env(), 1)) == 1
+    only_rewards = tiny(SACLag, VecNormalize(vec(), norm_obs=False))
+    assert len(evaluate_safely(only_rewards, Corridor(), 1)) == 1
+
+
+SHARED = {
+    "the environment": lambda env, model: env,
+    "the VecEnv": lambda env, model: model.get_env(),
+    "a wrapper of it": lambda env, model: VecNormalize(model.get_env()),
+    "another VecEnv": lambda env, model: DummyVecEnv([lambda: TimeLimit(env, 5)]),
+}
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_safe_eval_refuses_the_training_environment(shared):
+    env = Corridor()
+    model = tiny(SACLag, env)
+    with pytest.raises(ValueError, match="is the training environment"):
+        model.learn(25, callback=SafeEvalCallback(SHARED[shared](env, model), 1.0, eval_freq=5))
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_between_calls_of_learn_the_training_environment_may_be_evaluated_on(shared):
+    env = Corridor(noise=0.0)
+    model = tiny(SACLag, env).learn(25)
+    evaluate_safely(model, SHARED[shared](env, model), 1)
+    model.learn(5, reset_num_timesteps=False)
+    first = model.replay_buffer.observations[25, 0]
+    assert np.array_equal(first, [0.0, 1.0])  # of a new episode, not the middle of the old one
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [({"eval_freq": 0}, "eval_freq"), ({"n_eval_episodes": 0}, "n_eval_episodes"), ({"cost_limit": -1}, "cost_limit")],
@@ -210,6 +246,27 @@ def test_costs_of_plain_ppo_are_logged(n_envs, tmp_path):
     assert np.isclose(sum(callback.episode_costs), sum(expected), atol=1e-6)
     header = (tmp_path / "progress.csv").read_text().splitlines()[0]
     assert "rollout/ep_cost_mean" in header and "safety/violating_episodes" in header
+
+
+@pytest.mark.parametrize("cls", [SACLag, SAC])
+def test_costs_of_an_episode_are_counted_across_calls_of_learn(cls):
+    model, costs = tiny(cls, Corridor(noise=0.0), learning_starts=0), CostLoggingCallback()
+    model.policy.predict = lambda obs, *args, **kwargs: (np.array([[3.0, 0.0]], np.float32), None)
+    for steps in (6, 4):  # the first six steps of an episode, and its other four
+        model.learn(steps, callback=costs, reset_num_timesteps=False)
+    assert (costs.n_episodes, costs.n_violating_episodes) == (1, 1)
+    assert np.allclose(costs.episode_costs, walk(3.0)[1], atol=1e-4)
+
+
+def test_costs_of_abandoned_episodes_are_not_added_to_others():
+    model, costs = tiny(SAC, Corridor(noise=0.0), learning_starts=0), CostLoggingCallback()
+    model.policy.predict = lambda obs, *args, **kwargs: (np.array([[3.0, 0.0]], np.float32), None)
+    model.learn(6, callback=costs)
+    model.learn(16, callback=costs)  # reset_num_timesteps=True starts a new episode
+    evaluate_safely(Straight(3.0), model.get_env(), 1)
+    model.set_env(model.get_env())  # so does this
+    model.learn(16, callback=costs, reset_num_timesteps=False)
+    assert np.allclose(costs.episode_costs, [walk(3.0)[1]] * 2, atol=1e-4)
 
 
 def test_cost_logging_needs_costs():

@@ -1,5 +1,6 @@
 """Two actions: what the deployed agent executes, what the environment receives, what the buffer holds."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -262,6 +263,32 @@ def test_vec_recovery_filter_equals_recovery_filter(tmp_path):
         for own, other in zip(first, second, strict=True):
             assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(own, other, strict=True))
     assert 0 < sum(info[2] for infos in outside for info in infos) < 75
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.zeros(2), r"shape \(3, 2\), got .* of shape \(2,\)"),
+        (np.zeros((2, 2)), r"shape \(3, 2\)"),
+        (np.full((3, 2), np.nan), "finite action"),
+    ],
+)
+def test_vec_recovery_filter_refuses_bad_actions_before_any_environment_moves(action, message):
+    inner = vec(3)
+    env = VecRecoveryFilter(inner, lambda obs, action: 0 * obs[:, 0], lambda obs: 0 * obs, 0.5)
+    with pytest.raises(gym.error.ResetNeeded, match="call reset"):
+        env.step(np.zeros((3, 2), np.float32))
+    env.reset()
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+    assert not any(corridor.executed for corridor in inner.envs)
+    env.step(np.zeros((3, 2), np.float32))
+
+
+@pytest.mark.parametrize("functions", [(None, len), (len, 3)])
+def test_vec_recovery_filter_needs_functions(functions):
+    with pytest.raises(TypeError, match=r"(risk|recovery) must be a function"):
+        VecRecoveryFilter(vec(), *functions, 0.5)
 
 
 def vec_of_filters(exported, n_envs):

@@ -2,12 +2,39 @@
 
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
-from corridors import MOST_RIGHT, Corridor, ImageCorridor, pretrained, recorded, some_observations, tiny, vec
+from corridors import (
+    MOST_RIGHT,
+    Corridor,
+    DictCorridor,
+    ImageCorridor,
+    assert_same_weights,
+    pretrained,
+    recorded,
+    some_observations,
+    tiny,
+    vec,
+)
+from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from safe_wrappers import RecoveryFilter
-from sb3_ext import RSPO, SQRL, RecoveryRL, SACLag, VecRecoveryFilter, evaluate_safely
+from sb3_ext import (
+    RSPO,
+    SQRL,
+    GymVecEnv,
+    PPOLag,
+    RecoveryRL,
+    SACLag,
+    SafeSAC,
+    SafeTD3,
+    VecRecoveryFilter,
+    evaluate_safely,
+    load_filter,
+    pretrained_filter,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*untrained safety critic.*")
 
@@ -95,6 +122,25 @@ def test_the_batched_filter_takes_a_path_and_checks_the_spaces(tmp_path):
         VecRecoveryFilter.from_model(vec(kind=ImageCorridor), tmp_path / "filter.zip")
 
 
+@pytest.mark.parametrize("vectorize", [
+    lambda env_id: GymVecEnv(gym.make_vec(env_id, num_envs=2)),
+    lambda env_id: DummyVecEnv([lambda: gym.make(env_id)] * 2),
+])  # fmt: skip
+def test_the_batched_filter_warns_in_another_environment(vectorize):
+    shipped = pretrained_filter("safe/Navigation2-v0")
+    with pytest.warns(UserWarning, match="made for 'safe/Navigation2-v0', the environment is 'safe/Navigation1-v0'"):
+        VecRecoveryFilter.from_model(vectorize("safe_envs:safe/Navigation1-v0"), shipped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VecRecoveryFilter.from_model(vectorize("safe_envs:safe/Navigation2-v0"), shipped)
+
+
+def test_a_filter_is_found_by_the_names_that_users_know_it_by(tmp_path):
+    pretrained_filter("safe_envs:safe/Navigation2-v0").save(tmp_path / "filter.zip")
+    assert load_filter(tmp_path / "filter").env_id == load_filter(tmp_path / "filter.zip").env_id
+    RecoveryFilter.from_model(gym.make("safe_envs:safe/Navigation2-v0"), str(tmp_path / "filter"))
+
+
 def test_an_exported_filter_does_not_change_with_the_model():
     model = pretrained(RecoveryRL)
     exported = model.as_filter()
@@ -109,3 +155,37 @@ def test_an_exported_filter_does_not_change_with_the_model():
 def test_pretraining_recovery_rl_on_an_environment_is_refused(source):
     with pytest.raises(TypeError, match="collect_constraint_data"):
         tiny(RecoveryRL, Corridor()).pretrain(source)
+
+
+# ---------------------------------------------------------------------- files of other things
+
+FOREIGN = {
+    "RecoveryRL": (lambda path: tiny(RecoveryRL).save(path), "it holds a RecoveryRL"),
+    "filter": (lambda path: tiny(RecoveryRL).export_filter(path), "it is a filter: load_filter reads it"),
+    "critic": (lambda path: tiny(SACLag).safety_critic.save(path), "it is a critic: load_critic reads it"),
+    "PPO": (lambda path: PPO("MlpPolicy", Corridor()).save(path), "another library's algorithm, .*common.policies"),
+    "SAC": (lambda path: tiny(SAC).save(path), "another library's algorithm, .*sac.policies"),
+}
+
+
+@pytest.mark.parametrize("cls", [SACLag, SafeSAC, SafeTD3, PPOLag])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_files_are_called_what_they_are(cls, kind, tmp_path):
+    write, message = FOREIGN[kind]
+    write(tmp_path / "model.zip")
+    if (cls, kind) != (SafeSAC, "SAC"):
+        with pytest.raises(ValueError, match=rf"model cannot be read as {cls.__name__}: .*{message}"):
+            cls.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(SafeSAC, SAC), (SafeTD3, TD3)])
+@pytest.mark.parametrize("kind", [Corridor, DictCorridor])
+def test_the_templates_read_files_of_their_base_and_go_on_alike(ours, theirs, kind, tmp_path):
+    tiny(theirs, kind(), learning_starts=0).learn(30).save(tmp_path / "base.zip")
+    models = [cls.load(tmp_path / "base.zip", env=vec(kind=kind), seed=1) for cls in (ours, theirs)]
+    for model in models:
+        model.set_random_seed(1)
+        model.learn(40)
+    assert_same_weights(*models)
+    with (tmp_path / "base.zip").open("rb") as file:
+        assert ours.load(file).algorithm == ours.__name__

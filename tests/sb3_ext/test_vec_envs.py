@@ -6,8 +6,9 @@ import pytest
 from corridors import Corridor, tiny
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from stable_baselines3 import SAC
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+from safe_wrappers import CostFromFunction
 from safe_wrappers.info import COST, VIOLATION
 from sb3_ext import GymVecEnv, RecoveryRL, SACLag
 
@@ -112,3 +113,23 @@ def test_masked_infos_belong_to_their_environments():
     for _ in range(3):
         _, _, _, infos = env.step(np.array([[3.0, 0.0], [0.5, 0.0]], np.float32))
     assert infos[0]["far"]["by"] > 0.5 and "far" not in infos[1]
+
+
+def with_a_lambda():
+    env = gym.make("Pendulum-v1")
+    return CostFromFunction(env, lambda obs, action, next_obs, info: float(abs(next_obs[2]) > 6))
+
+
+def test_specifications_with_nameless_functions_can_be_asked_for_in_other_processes():
+    env = SubprocVecEnv([with_a_lambda] * 2)
+    try:
+        (spec, _) = env.get_attr("spec")
+        assert spec.id == "Pendulum-v1" and spec.max_episode_steps == 200
+        with pytest.raises(RuntimeError, match=r"lambda.*cannot be pickled: wrap the environment again"):
+            again = gym.make(spec)
+            again.reset()
+            again.step(again.action_space.sample())
+        model = RecoveryRL("MlpPolicy", env, cost_limit=10, seed=0)  # asks for the length of an episode
+        assert model.episode_length == 200
+    finally:
+        env.close()
