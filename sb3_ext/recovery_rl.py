@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
@@ -12,6 +12,7 @@ from sb3_ext.common.buffers import CostBatch, unscale_action
 from sb3_ext.common.export import ExportedFilter
 from sb3_ext.common.recovery_policy import RecoveryActor
 from sb3_ext.common.risk_sac import RiskSAC
+from sb3_ext.common.safety_critic import SafetyCritic
 from sb3_ext.common.selectors import ThresholdRecovery
 
 
@@ -90,6 +91,14 @@ class RecoveryRL(RiskSAC):
         super()._fit_normalisation(dataset)
         if self.scale_inputs:
             self.recovery_policy.scale_inputs_like(self.safety_critic)
+
+    def use_critic(self, critic: SafetyCritic) -> Self:
+        """See ``RiskSAC.use_critic``; the recovery policy's inputs are scaled alike."""
+        super().use_critic(critic)
+        own = self.recovery_policy.get_buffer("observation_mean")
+        if own.shape == self.safety_critic.online.observation_mean.shape:  # else the extractors differ
+            self.recovery_policy.scale_inputs_like(self.safety_critic)
+        return self
 
     def _follow_risk(self, batch: CostBatch) -> None:
         risk = self.recovery_policy.update(batch.observations, self.safety_critic)

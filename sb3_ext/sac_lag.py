@@ -7,7 +7,7 @@ from typing import Any
 import torch as th
 
 from sb3_ext.common.buffers import CostBatch
-from sb3_ext.common.risk_sac import PricedRiskSAC
+from sb3_ext.common.priced_risk import PricedRiskSAC
 
 
 class SACLag(PricedRiskSAC):

@@ -1,4 +1,4 @@
-"""Bases of the algorithms that own a safety critic: ``RiskSAC``, and ``PricedRiskSAC`` with a multiplier."""
+"""``RiskSAC``, the base of the algorithms that own a safety critic."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from stable_baselines3.her import HerReplayBuffer
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.buffers import CostBatch, CostStorage, offline_buffer, sample_union
 from sb3_ext.common.limits import check_probability, discounted_limit
-from sb3_ext.common.multipliers import Multiplier, make_multiplier
 from sb3_ext.common.safe_sac import SafeSAC
-from sb3_ext.common.safety_critic import SafetyCritic, frozen
+from sb3_ext.common.safety_critic import SafetyCritic
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` while something long goes on."""
@@ -197,7 +196,8 @@ class RiskSAC(SafeSAC):
     def use_critic(self, critic: SafetyCritic) -> Self:
         """Go on from a copy of a safety critic that was trained elsewhere, e.g. by MESA; its optimiser comes with it.
 
-        What depends on it (a recovery policy) starts anew: call it before ``pretrain``.
+        What depends on it (a recovery policy) starts anew: call it before ``pretrain``. Its inputs stay scaled as it
+        learned them, also with ``scale_inputs``.
 
         Args:
             critic: of the same spaces, kind and discount; its networks may have another form.
@@ -217,6 +217,7 @@ class RiskSAC(SafeSAC):
         self._fuse_networks()
         self.safety_critic.load_state_dict(critic.state_dict())
         self.safety_critic.optimizer.load_state_dict(critic.optimizer.state_dict())
+        self.scale_inputs = False
         self.pretraining_steps = max(self.pretraining_steps, 1)  # it knows something
         return self
 
@@ -285,63 +286,3 @@ class RiskSAC(SafeSAC):
 
     def _follow_risk(self, batch: CostBatch) -> None:
         """Train what depends on the safety critic, e.g. a recovery policy."""
-
-
-class PricedRiskSAC(RiskSAC):
-    """``RiskSAC`` that puts a price on risk.
-
-    Args:
-        policy: as in SB3.
-        env: as in SB3.
-        learning_rate: as in SB3.
-        multiplier: ``"gradient"``, ``"pid"``, ``"schedule"`` or ``"fixed"``.
-        multiplier_kwargs: arguments of that multiplier.
-        fixed_multiplier: short for ``multiplier="fixed"`` at this value, which is what the released Recovery RL
-            code does in effect for LR and SQRL (its dual variable never reaches the actor).
-        **kwargs: see ``RiskSAC``.
-    """
-
-    parts: ClassVar[tuple[str, ...]] = (*RiskSAC.parts, "multiplier")
-
-    def __init__(
-        self,
-        policy: Any,
-        env: Any,
-        learning_rate: Any = 3e-4,
-        *,
-        multiplier: str = "gradient",
-        multiplier_kwargs: dict[str, Any] | None = None,
-        fixed_multiplier: float | None = None,
-        _init_setup_model: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        if fixed_multiplier is not None:
-            multiplier, multiplier_kwargs = "fixed", {"value": fixed_multiplier}
-        self.multiplier_name, self.multiplier_kwargs = multiplier, dict(multiplier_kwargs or {})
-        make_multiplier(self.multiplier_name, self.multiplier_kwargs)  # fail early, before environments are made
-        self._excess = 0.0
-        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
-        if _init_setup_model:
-            self._setup_model()
-
-    def _setup_safety(self) -> None:
-        super()._setup_safety()
-        self.multiplier: Multiplier = make_multiplier(self.multiplier_name, self.multiplier_kwargs)
-
-    def _risk_of(self, obs: Any, actions: th.Tensor) -> th.Tensor:
-        """Risk ``[B, 1]``, differentiable in the actions; remembers by how much it exceeds the limit."""
-        with frozen(self.safety_critic.online):
-            risk: th.Tensor = self.safety_critic(obs, actions)
-        self._excess = float(risk.detach().mean()) - self.limit
-        return risk
-
-    def _progress(self) -> float:
-        """Share of the training that is over, for schedules."""
-        return 1.0 - self._current_progress_remaining
-
-    def _safety_step(self, batch: CostBatch) -> None:
-        self.multiplier.set_progress(self._progress())
-        self.multiplier.update(self._excess)
-        self._metrics["safety/multiplier"].append(self.multiplier.value)
-        self._metrics["safety/excess"].append(self._excess)
-        super()._safety_step(batch)

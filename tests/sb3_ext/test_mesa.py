@@ -339,6 +339,16 @@ def test_the_filter_of_a_recovery_agent_uses_the_critic_that_it_was_given():
     assert model.selector.critic is model.safety_critic and type(model.safety_critic.online.heads) is FusedEnsemble
 
 
+def test_a_given_critic_keeps_its_scales_and_the_recovery_policy_takes_them():
+    source = tiny(MESA, scale_inputs=True).meta_train([recorded()], 5)
+    mean = source.safety_critic.online.observation_mean
+    for scale_inputs in (True, False):
+        model = tiny(RecoveryRL, scale_inputs=scale_inputs).use_critic(source.safety_critic)
+        model.pretrain(recorded(50, seed=7), 2)
+        assert th.equal(model.safety_critic.online.observation_mean, mean)
+        assert th.equal(model.recovery_policy.observation_mean, mean)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
