@@ -97,10 +97,10 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     console.print(
         f"{protocol.title}: {len(todo)} of {len(jobs)} runs to do (preset {options.preset}, into {options.out})"
     )
-    data = {
-        each.file: each for seed in seeds for each in recordings(budget, seed, options.out).values() if each.missing
-    }
-    for jobs_at_once in (list(data.values()) if todo else [], todo):  # the data first: all runs learn from them
+    learning = {job.seed for job in todo if protocol.method(job.method).offline}
+    needed = [each for seed in learning for each in recordings(budget, seed, options.out).values() if each.missing]
+    data = list({each.file: each for each in needed}.values())
+    for jobs_at_once in (data, todo):  # the data first: all runs learn from them
         outcomes = run_jobs(jobs_at_once, options.jobs, console) if jobs_at_once else []
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for outcome in failed:

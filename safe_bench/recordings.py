@@ -13,7 +13,7 @@ import torch as th
 import safe_envs
 import sb3_ext
 from safe_bench.protocols import Budget, Transfer
-from safe_bench.runs import RunError
+from safe_bench.runs import RunError, locked
 from safe_wrappers import Transitions
 from safe_wrappers.tasks import Task
 from sb3_ext.common.checkpoint import has_checkpoint
@@ -87,6 +87,11 @@ class Recording:
         """Let SAC learn in the environment, unhindered by violations, and keep all that it did; resumable."""
         if not self.missing:
             return
+        ensure_folder(self.file.parent)
+        with locked(self.file.with_suffix(".lock"), self.file):  # other protocols may need the same data
+            self._learn_and_keep(report)
+
+    def _learn_and_keep(self, report: Report) -> None:
         th.set_num_threads(1)
         checkpoint = self.file.with_suffix(".checkpoint")
         model = (
@@ -97,7 +102,6 @@ class Recording:
             steps = min(CHECKPOINT_EVERY, self.n_transitions - model.num_timesteps)
             model.learn(steps, reset_num_timesteps=False, log_interval=10**9)
             model.save_checkpoint(checkpoint)
-        ensure_folder(self.file.parent)
         sb3_ext.transitions_of(model).save(self.file)
         shutil.rmtree(checkpoint, ignore_errors=True)
 

@@ -120,7 +120,7 @@ class _Execution:
         budget, job, file = self.budget, self.job, self.folder.path / "offline_data.json"
         if budget.transfer is not None:
             sources = recordings(budget, job.seed, job.out)
-            write_json(file, learn_transfer(model, self.method, budget, sources, self.report))
+            write_json(file, learn_transfer(model, self.method, budget, job.seed, sources, self.report))
             return
         data = safe_envs.collect_constraint_data(
             stage.env_id, budget.offline_transitions, seed=job.seed, **stage.env_kwargs

@@ -128,17 +128,29 @@ class RunFolder:
         self.check(config)
         try:
             write_json(self.path / "config.json", config)
-            lock = (self.path / ".lock").open("w")
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}; choose another --out") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system releases it, however the process ends
-            except OSError:
-                raise RunError(
-                    f"another process is running {self.path}: wait for it, or choose another --out"
-                ) from None
+        with locked(self.path / ".lock", self.path):
             yield
+
+
+@contextlib.contextmanager
+def locked(file: Path, what: Path) -> Iterator[None]:
+    """Hold a lock for this process while it works on ``what``.
+
+    Raises:
+        RunError: if another process holds it, or the file cannot be written.
+    """
+    try:
+        lock = file.open("w")
+    except OSError as error:
+        raise RunError(f"cannot write to {file.parent}: {error.strerror or error}; choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system releases it, however the process ends
+        except OSError:
+            raise RunError(f"another process is running {what}: wait for it, or choose another --out") from None
+        yield
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 import safe_envs
 import sb3_ext
 from safe_bench.protocols import Budget, Method
@@ -23,20 +25,27 @@ def at_seed(budget: Budget, seed: int) -> Budget:
 
 
 def learn_transfer(
-    model: Any, method: Method, budget: Budget, sources: dict[str, Recording], report: Report
+    model: Any, method: Method, budget: Budget, seed: int, sources: dict[str, Recording], report: Report
 ) -> dict[str, Any]:
-    """Phases 1 and 2 of MESA and Multi-Task, or pre-training on the test environment alone; says what was recorded."""
+    """Phases 1 and 2 of MESA and Multi-Task, or pre-training on the test environment alone; says what was recorded.
+
+    Training data without a violation are left out.
+    """
     transfer = budget.transfer
     assert transfer is not None
     few = sources[TEST].load()
-    few = few.rows(slice(round(len(few) * (method.adaptation_share or 1.0))))
+    if method.adaptation_share is not None:
+        n = round(len(few) * method.adaptation_share)
+        few = few.rows(np.sort(np.random.default_rng(seed).choice(len(few), n, replace=False)))
     sizes: dict[str, Any] = counts(few)
     if not isinstance(model, sb3_ext.MultiTask):
         progress = every(50, "pre-train", report)
         model.pretrain(few, budget.pretrain_updates, batch_size=transfer.batch_size, progress=progress)
         return sizes
     data = [source.load() for name, source in sources.items() if name != TEST]
-    model.meta_train(data, transfer.iterations, recovery_dataset=few, progress=every(50, "meta-train", report))
+    # Early in its life an agent may not have found out how to do harm: nothing can be learned there.
+    harmful = [each for each in data if each.n_violations > 0]
+    model.meta_train(harmful, transfer.iterations, recovery_dataset=few, progress=every(50, "meta-train", report))
     progress = every(50, "adapt", report)
     model.adapt(few, transfer.adaptation_updates, batch_size=transfer.batch_size, progress=progress)
     return {**sizes, "training": [counts(each) for each in data]}

@@ -40,8 +40,9 @@ class ActuatorPower(gym.ActionWrapper, RecordConstructorArgs):
         if scales.shape not in ((), space.shape) or not ((scales >= 0.0) & (scales <= 1.0)).all():
             raise ValueError(f"power must be in [0, 1], a number or an array of shape {space.shape}, got {power!r}")
         self.power: NDArray[np.float64] = np.broadcast_to(scales, space.shape)
-        self._dtype = space.dtype
+        self._space = space
 
     def action(self, action: NDArray[Any]) -> NDArray[Any]:
-        """What the environment gets."""
-        return (np.asarray(action) * self.power).astype(self._dtype)
+        """What the environment gets: an actuator cannot make up for lost power by a larger action."""
+        clipped = np.clip(action, self._space.low, self._space.high)
+        return (clipped * self.power).astype(self._space.dtype)

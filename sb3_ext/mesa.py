@@ -51,7 +51,8 @@ class MultiTask(RecoveryRL):
     ) -> Self:
         """Phase 1: learn from the data of the training environments.
 
-        With ``scale_inputs`` or a fresh ``VecNormalize`` the statistics come from these data, and stay.
+        Another call begins with a fresh optimiser. With ``scale_inputs`` or a fresh ``VecNormalize`` the statistics
+        come from these data, and stay.
 
         Args:
             datasets: one for each training environment, with violations in each.
@@ -72,7 +73,7 @@ class MultiTask(RecoveryRL):
             raise ValueError("meta_train needs the data of at least one training environment, got none")
         own = None
         if recovery_dataset is not None:
-            own = self._checked(recovery_dataset, "recovery_dataset", check_env_id)
+            own = self._checked(recovery_dataset, "recovery_dataset", check_env_id, with_violations=False)
         self._fit_normalisation(Transitions.concatenate(datasets))
         self._metrics = defaultdict(list)
         for done, batch in enumerate(self._meta_steps(buffers, iterations), start=1):
@@ -126,12 +127,14 @@ class MultiTask(RecoveryRL):
     def _draw(self, buffers: list[CostStorage]) -> CostBatch:
         return sample_union(buffers, self.batch_size, self._vec_normalize_env, self.positive_fraction)
 
-    def _checked(self, dataset: Transitions, name: str, check_env_id: bool) -> CostStorage:
+    def _checked(
+        self, dataset: Transitions, name: str, check_env_id: bool, with_violations: bool = True
+    ) -> CostStorage:
         try:
             buffer = self._buffer_of(dataset, check_env_id)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        if dataset.n_violations == 0:
+        if with_violations and dataset.n_violations == 0:
             raise ValueError(
                 f"{name} shows no violation among {len(dataset)} transitions, so that nothing in it tells what is "
                 "dangerous: record it without terminate_on_violation, or with a bolder policy"
@@ -152,9 +155,9 @@ class MESA(MultiTask):
 
     Deviations: phase 3 of the printed algorithm swaps the two actions; the relabelling of Recovery RL is followed. As
     in the released code the safety critic is one network, not two, next actions in phase 1 come from the untrained
-    task policy, the meta-gradient is clipped at norm 40, and phases 2 and 3 use Adam at ``inner_lr``. The target
-    network follows the meta-learned weights (there: a copy of them, moved after the inner step). The recovery policy
-    learns at ``inner_lr`` throughout (there: 1e-4 in phase 1).
+    task policy (with ``composite``, filtered), the meta-gradient is clipped at norm 40, and phases 2 and 3 use Adam at
+    ``inner_lr``. The target network follows the meta-learned weights (there: a copy of them, moved after the inner
+    step). The recovery policy learns at ``inner_lr`` throughout (there: 1e-4 in phase 1).
 
     Args:
         policy: as in SB3.

@@ -97,7 +97,7 @@ class Method:
             imitated by other algorithms before they learn.
         safety_layer: correct actions by a safety layer, which is fitted to steps of the controller before.
         demonstrations: steps of the controller that the replay buffer holds from the start, instead of imitation.
-        adaptation_share: of a transfer's data of the test environment, from the first row on; None: all.
+        adaptation_share: of a transfer's data of the test environment, rows drawn by the seed; None: all.
     """
 
     label: str

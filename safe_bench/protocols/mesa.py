@@ -92,7 +92,7 @@ def _disabled(name: str, title: str, claim: str, env_id: str, family: str, tasks
     methods = _methods(0.8, eps_risk, learning_starts=1_000, buffer_size=1_000_000)
     return _protocol(name, title, claim, env_id, methods, {
         "quick": _runner_budget(family, tasks, 5_000, 100, 5_000, 100, 3, 2, 1),
-        "short": _runner_budget(family, tasks, 100_000, 15_000, 10_000, 10_000, 150, 20, 3),
+        "short": _runner_budget(family, tasks, 100_000, 15_000, 5_000, 10_000, 150, 20, 3),
         "paper": _runner_budget(family, tasks, 400_000, 15_000, 40_000, 10_000, 500, 20, 5),
     })  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 
 from safe_wrappers.info import EXECUTED_ACTION, read_cost, read_violation
 from safe_wrappers.transitions import Transitions
@@ -42,7 +43,7 @@ def collect_rollouts(
         seed: of the environment and the random actions.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: if a number is below 1, or observations are dicts.
         safe_wrappers.MissingCostError: if a step reports no cost.
 
     Example:
@@ -55,16 +56,22 @@ def collect_rollouts(
     for name, value in (("n_transitions", n_transitions), ("episode_length", episode_length)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
-    env.action_space.seed(seed)
+    if isinstance(env.observation_space, spaces.Dict):
+        raise ValueError(f"collect_rollouts records observations in one array, got {env.observation_space}")
+    of_env, of_actions = np.random.SeedSequence(seed).generate_state(2).tolist()  # or both would draw the same numbers
+    env.action_space.seed(of_actions)
     act: Policy = policy or (lambda observation: env.action_space.sample())
-    observation, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=of_env)
     steps: list[_Step] = []
     since_reset = 0
     while len(steps) < n_transitions:
+        seen = np.array(observation)  # some environments write into the array that they gave
         action = act(observation)
         following, _, terminated, truncated, info = env.step(action)
         executed = info.get(EXECUTED_ACTION, action)
-        steps.append(_Step(observation, executed, following, read_cost(info), read_violation(info), terminated))
+        steps.append(
+            _Step(seen, np.array(executed), np.array(following), read_cost(info), read_violation(info), terminated)
+        )
         since_reset += 1
         if terminated or truncated or since_reset == episode_length:
             following, _ = env.reset()

@@ -53,7 +53,7 @@ class CartPoleLengthEnv(MujocoEnv):
         terminate_on_violation: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        if not (math.isfinite(length) and length > 0.0):
+        if not (isinstance(length, int | float | np.number) and math.isfinite(length) and length > 0.0):
             raise ValueError(f"length must be > 0 (m), got {length!r}")
         self.length = float(length)
         self._terminate_on_violation = terminate_on_violation

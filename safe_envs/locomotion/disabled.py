@@ -95,7 +95,7 @@ class HalfCheetahDisabledEnv(DisabledRunner):
     """HalfCheetah-Disabled of MESA (thesis, section 7.1; constants of its released code, of CARL's and GrBAL's).
 
     Gymnasium's half cheetah with a physics step of 0.01 s. Observation ``[19]``: joint positions without x (8), joint
-    velocities (9), height and depth of the centre of mass, y and z (2); nothing in it tells which joint is disabled.
+    velocities (9), depth and height of the centre of mass, y and z (2); nothing in it tells which joint is disabled.
     Action ``[6]`` in [-1, 1]. Reward: forward velocity of the centre of mass in m/s minus 0.05 times the sum of the
     squared applied actions. The time limit is 1000 steps. A violation is the head on the floor (``cost_floor``).
     There is no goal: ``is_success`` is always false.

@@ -55,7 +55,7 @@ class MujocoEnv(SafeEnv):
         watched: Contact | None = None,
         camera: str = "track",
     ) -> None:
-        if not (isinstance(frame_skip, int) and frame_skip >= 1):
+        if isinstance(frame_skip, bool) or not isinstance(frame_skip, int | np.integer) or frame_skip < 1:
             raise ValueError(f"frame_skip must be an integer >= 1, got {frame_skip!r}")
         super().__init__(render_mode)
         model = mujoco.MjModel.from_xml_string(xml)
@@ -113,6 +113,7 @@ class MujocoEnv(SafeEnv):
             mujoco.mj_kinematics(model, data)
             if self._watched is not None:
                 mujoco.mj_comPos(model, data)
+                mujoco.mj_comVel(model, data)
                 mujoco.mj_collision(model, data)
 
     def _in_contact(self) -> bool:

@@ -39,15 +39,16 @@ def fuse(module: nn.Module) -> None:
 
 @contextlib.contextmanager
 def unfused(module: nn.Module) -> Iterator[None]:
-    """Ensembles within ``module`` compute as they did before ``fuse``: what they give can be differentiated twice."""
-    fused: list[nn.Module] = [part for part in module.modules() if type(part) is FusedEnsemble]
-    for part in fused:
-        part.__class__ = EnsembleMLP
+    """Networks within ``module`` compute as they did before ``fuse``: what they give can be differentiated twice."""
+    plain: dict[type, type] = {FusedEnsemble: EnsembleMLP, FusedMLP: nn.Sequential}
+    fused = [(part, type(part)) for part in module.modules() if type(part) in plain]
+    for part, kind in fused:
+        part.__class__ = plain[kind]
     try:
         yield
     finally:
-        for part in fused:
-            part.__class__ = FusedEnsemble
+        for part, kind in fused:
+            part.__class__ = kind
 
 
 def fit(critic: ContinuousCritic, batch: CostBatch, loss_of: Callable[[Iterable[th.Tensor]], Any]) -> float:

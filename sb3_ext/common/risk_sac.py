@@ -197,7 +197,8 @@ class RiskSAC(SafeSAC):
         """Go on from a copy of a safety critic that was trained elsewhere, e.g. by MESA; its optimiser comes with it.
 
         What depends on it (a recovery policy) starts anew: call it before ``pretrain``. Its inputs stay scaled as it
-        learned them, also with ``scale_inputs``.
+        learned them, also with ``scale_inputs``, and its settings (learning rate, ``tau``, loss) come with it. A critic
+        that learned under ``VecNormalize`` expects observations that are normalised alike.
 
         Args:
             critic: of the same spaces, kind and discount; its networks may have another form.
@@ -217,7 +218,7 @@ class RiskSAC(SafeSAC):
         self._fuse_networks()
         self.safety_critic.load_state_dict(critic.state_dict())
         self.safety_critic.optimizer.load_state_dict(critic.optimizer.state_dict())
-        self.scale_inputs = False
+        self.scale_inputs, self.n_offline = False, 0
         self.pretraining_steps = max(self.pretraining_steps, 1)  # it knows something
         return self
 

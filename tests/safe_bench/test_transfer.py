@@ -112,7 +112,11 @@ def test_a_replay_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
         parts.execute(stop)
     assert parts.missing
     parts.execute()
-    assert not parts.missing and [path.name for path in parts.file.parent.iterdir()] == [parts.file.name]
+    assert not parts.missing
+    assert {path.name for path in parts.file.parent.iterdir()} == {
+        parts.file.name,
+        parts.file.with_suffix(".lock").name,
+    }
     first, second = whole.load(), parts.load()
     assert len(first) == 1_100 and first.n_violations > 0
     assert np.array_equal(first.observations, second.observations) and np.array_equal(first.actions, second.actions)

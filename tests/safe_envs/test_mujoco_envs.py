@@ -78,6 +78,8 @@ def test_data_belong_to_the_new_state_after_a_step(env_id):
     if env_id != CART:
         assert np.allclose(env.data.subtree_com, fresh.subtree_com, atol=1e-12)
         assert env.data.ncon == fresh.ncon
+        mujoco.mj_subtreeVel(env.model, fresh)
+        assert np.allclose(env._mean_velocity(1), fresh.subtree_linvel[1], atol=1e-12)
 
 
 # ---------------------------------------------------------------------- cart-pole

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from env_ids import needs_mujoco
 
 import safe_envs
 from safe_wrappers import MissingCostError, RecoveryFilter
@@ -32,6 +33,34 @@ def test_violations_do_not_end_an_episode_that_goes_on():
 def test_random_actions_follow_the_seed():
     same = [safe_envs.collect_rollouts(make(), 30, seed=seed).observations for seed in (1, 1, 2)]
     assert np.array_equal(same[0], same[1]) and not np.array_equal(same[0], same[2])
+
+
+class Reusing(gym.Wrapper):
+    """Writes every observation into the same array."""
+
+    def reset(self, **kwargs):
+        self.array, info = self.env.reset(**kwargs)
+        return self.array, info
+
+    def step(self, action):
+        observation, *rest = self.env.step(action)
+        self.array[:] = observation
+        return self.array, *rest
+
+
+def test_observations_are_copied():
+    plain, reusing = (safe_envs.collect_rollouts(env, 20, seed=2) for env in (make(), Reusing(make())))
+    assert np.array_equal(plain.observations, reusing.observations)
+    assert np.array_equal(plain.next_observations, reusing.next_observations)
+
+
+@needs_mujoco
+def test_start_and_first_action_are_drawn_independently():
+    pairs = []
+    for seed in range(60):
+        data = safe_envs.collect_rollouts(gym.make("safe/CartPoleLength-v0"), 1, seed=seed)
+        pairs.append((data.observations[0, 0], data.actions[0, 0]))
+    assert abs(np.corrcoef(np.transpose(pairs))[0, 1]) < 0.5
 
 
 def test_executed_actions_are_kept():

@@ -19,6 +19,11 @@ def test_power_scales_what_the_environment_executes(power, moved):
     assert env.action_space == Corridor().action_space
 
 
+def test_a_larger_action_does_not_make_up_for_lost_power():
+    env = ActuatorPower(Corridor(), 0.5)
+    assert env.action(np.array([3.0], dtype=np.float32)) == 0.5
+
+
 @pytest.mark.parametrize("power", [-0.1, 1.1, np.nan, [1.0, 1.0]])
 def test_bad_power_raises(power):
     with pytest.raises(ValueError, match=r"power must be in \[0, 1\]"):

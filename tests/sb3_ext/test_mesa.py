@@ -20,9 +20,10 @@ from corridors import (
     tiny,
 )
 from gymnasium.spaces import Box
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_ext import MESA, SQRL, Labelled, MetaLearner, MultiTask, RecoveryRL, SACLag, SafetyCritic, load_critic
-from sb3_ext.common.fused import FusedEnsemble, fuse
+from sb3_ext.common.fused import FusedEnsemble, FusedMLP, fuse
 
 pytestmark = pytest.mark.filterwarnings(QUIET)
 SPACES = Box(-10.0, 10.0, (2,), np.float32), Box(-1.0, 1.0, (1,), np.float32)
@@ -148,6 +149,28 @@ def test_fused_networks_learn_the_same():
             learner.update([(batch_of(seed=i), batch_of(seed=50 + i))])
     assert differing(weights_of(critics[0].online), weights_of(critics[1].online), 1e-6) == []
     assert type(critics[1].online.heads) is FusedEnsemble  # again
+
+
+class TwoLayers(FlattenExtractor):
+    """An extractor whose hidden layers are fused, too."""
+
+    def __init__(self, space):
+        super().__init__(space)
+        self.net = th.nn.Sequential(th.nn.Linear(2, 8), th.nn.ReLU(), th.nn.Linear(8, 2), th.nn.ReLU())
+
+    def forward(self, observations):
+        return self.net(super().forward(observations))
+
+
+def test_fused_extractors_have_the_same_meta_gradient():
+    critic = critic_of(features_extractor_class=TwoLayers)
+    gradients = []
+    for _ in range(2):
+        MetaLearner(critic, 0.3, outer_lr=1e-12).update([(batch_of(seed=1), batch_of(seed=2))])
+        gradients.append([p.grad.clone() for p in critic.online.parameters()])
+        fuse(critic)
+    assert all(th.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+    assert type(critic.online.features.net) is FusedMLP
 
 
 @pytest.mark.parametrize(
