@@ -1,6 +1,8 @@
 """Runs that learn from other environments first: their data, their phases, and what the result files say of them."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ import safe_envs
 from safe_bench import cli
 from safe_bench.pool import Outcome
 from safe_bench.protocols import PROTOCOLS, Budget, Stage, Transfer
-from safe_bench.recordings import TEST, recordings
+from safe_bench.recordings import TEST, recordings, silent
 from safe_bench.runner import Job
 from safe_bench.runs import RunError
-from safe_bench.transfer import at_seed
+from safe_bench.transfer import at_seed, learn_transfer
 from safe_wrappers import Transitions
+from sb3_ext import MultiTask
 
 NAVIGATION, CART_POLE, SIZES = "mesa/navigation1", "mesa/cartpole-length", "mesa/test-size"
 SCRIPTED = Transfer("navigation1", 2, 300, iterations=3, adaptation_updates=3, batch_size=32)
@@ -80,6 +83,33 @@ def test_part_of_the_adaptation_data(tiny, tmp_path, monkeypatch):
     run.execute()
     whole = len(recordings(budget(SCRIPTED, test=280), 0, tmp_path)[TEST].load())
     assert written(run, "offline_data.json")["transitions"] == round(whole / 2)
+
+
+def test_a_smaller_adaptation_set_is_drawn_by_the_seed_and_harmless_training_data_are_left_out():
+    data = safe_envs.collect_constraint_data("safe/Navigation1-v0", 300, seed=0)
+    safe = data.rows(~data.violations)
+    sources = {TEST: data, "train-0": safe, "train-1": data}
+    seen = []
+
+    class Recorder(MultiTask):
+        def meta_train(self, datasets, *args, **kwargs):
+            seen.append(list(datasets))
+            return self
+
+        def adapt(self, dataset, *args, **kwargs):
+            seen.append(dataset.observations)
+            return self
+
+    model = Recorder("MlpPolicy", "safe/Navigation1-v0")
+    half = replace(PROTOCOLS[NAVIGATION].method("multi-task"), adaptation_share=0.5)
+    for seed in (0, 0, 1):
+        loaded = {name: SimpleNamespace(load=lambda each=each: each) for name, each in sources.items()}
+        counted = learn_transfer(model, half, budget(SCRIPTED), seed, loaded, silent)
+        assert [each["violations"] for each in counted["training"]] == [0, data.n_violations]
+    assert all(found == [data] for found in seen[::2])
+    first, again, other = seen[1::2]
+    assert len(first) == round(len(data) / 2)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 # ---------------------------------------------------------------------- replays
