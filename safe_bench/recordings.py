@@ -38,7 +38,6 @@ class Recording:
     """Data of one environment.
 
     Attributes:
-        name: ``"test"``, or ``"train-0"`` and so on.
         transfer: how they are recorded.
         task: arguments of the environment.
         n_transitions: how many.
@@ -46,7 +45,6 @@ class Recording:
         file: where a replay is kept.
     """
 
-    name: str
     transfer: Transfer
     task: Task
     n_transitions: int
@@ -114,7 +112,7 @@ class Recording:
 
 
 def recordings(budget: Budget, seed: int, out: str | Path) -> dict[str, Recording]:
-    """The data of a transfer: of the test environment, and of each training environment of a seed.
+    """The data of a transfer: ``"test"``, and ``"train-0"`` and so on, the training environments of a seed.
 
     Replays belong to an environment and serve all seeds and protocols.
     """
@@ -129,7 +127,7 @@ def recordings(budget: Budget, seed: int, out: str | Path) -> dict[str, Recordin
     for i, (task, n) in enumerate([test, *train]):
         name = f"train-{i - 1}" if i else TEST
         file = Path(out) / "data" / family.env_id / f"{_describe(task)}-{n}.npz"
-        found[name] = Recording(name, transfer, task, n, first + i, file)
+        found[name] = Recording(transfer, task, n, first + i, file)
     return found
 
 

@@ -80,11 +80,11 @@ class CostFromFunction(CostWriter, RecordConstructorArgs):
         for name, function in (("cost_fn", cost_fn), ("violation_fn", violation_fn)):
             if not callable(function) and (name, function) != ("violation_fn", None):
                 raise TypeError(f"{name} must be a function (obs, action, next_obs, info), got {function!r}")
-        shared = ByReference(cost_fn), None if violation_fn is None else ByReference(violation_fn)
-        RecordConstructorArgs.__init__(self, cost_fn=shared[0], violation_fn=shared[1])
+        cost, violation = ByReference(cost_fn), None if violation_fn is None else ByReference(violation_fn)
+        RecordConstructorArgs.__init__(self, cost_fn=cost, violation_fn=violation)
         gym.Wrapper.__init__(self, env)
-        self.cost_fn: CostFunction = shared[0].function
-        self.violation_fn: ViolationFunction | None = None if shared[1] is None else shared[1].function
+        self.cost_fn: CostFunction = cost.function
+        self.violation_fn: ViolationFunction | None = None if violation is None else violation.function
         self._started = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -74,7 +74,8 @@ class MultiTask(RecoveryRL):
         own = None
         if recovery_dataset is not None:
             own = self._checked(recovery_dataset, "recovery_dataset", check_env_id, with_violations=False)
-        self._fit_normalisation(Transitions.concatenate(datasets))
+        if self.scale_inputs or self._vec_normalize_env is not None:  # all data once more: for those who need it
+            self._fit_normalisation(Transitions.concatenate(datasets))
         self._metrics = defaultdict(list)
         for done, batch in enumerate(self._meta_steps(buffers, iterations), start=1):
             states = batch if own is None else self._draw([own])
