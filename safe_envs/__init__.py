@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from safe_envs.data.rollouts import collect_rollouts
     from safe_envs.data.storage import load_minari, to_minari
     from safe_envs.data.tasks import TASKS, navigation_tasks
+    from safe_envs.hallway.camera import Camera
+    from safe_envs.hallway.clips import ClipLibrary
+    from safe_envs.hallway.hall import Hall
     from safe_envs.manipulation.panda_push import as_goal_observation
     from safe_envs.manipulation.push_controller import PushController
 
@@ -33,6 +36,9 @@ __all__ = [
     "ENV_IDS",
     "TASKS",
     "BatchedTask",
+    "Camera",
+    "ClipLibrary",
+    "Hall",
     "PushController",
     "Rectangle",
     "SafeEnv",
@@ -53,6 +59,9 @@ __all__ = [
 # module once.
 _LAZY = {
     "BatchedTask": "safe_envs.core.batched",
+    "Camera": "safe_envs.hallway.camera",
+    "ClipLibrary": "safe_envs.hallway.clips",
+    "Hall": "safe_envs.hallway.hall",
     "PushController": "safe_envs.manipulation.push_controller",
     "Rectangle": "safe_envs.core.geometry",
     "SafeEnv": "safe_envs.core.env",

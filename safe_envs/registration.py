@@ -56,6 +56,18 @@ ENTRIES = (
     EnvEntry("safe/CartPoleLength-v0", "safe_envs.locomotion.cartpole_length", "CartPoleLengthEnv", None, 200),
     EnvEntry("safe/HalfCheetahDisabled-v0", _DISABLED, "HalfCheetahDisabledEnv", None, 1000),
     EnvEntry("safe/AntDisabled-v0", _DISABLED, "AntDisabledEnv", None, 1000),
+    *(
+        EnvEntry(
+            f"safe/Hallway{obstacles}{robot}-v0",
+            "safe_envs.hallway.env",
+            "HallwayEnv",
+            None,
+            1000,
+            {"robot": robot.lower(), "obstacles": obstacles.lower()},
+        )
+        for robot in ("Point", "Doggo")
+        for obstacles in ("Walls", "Poles", "Humanoids")
+    ),
     EnvEntry("safe/AntRun-v0", "safe_envs.locomotion.ant_run", "AntRunEnv", None, 500),
     EnvEntry("safe/PandaPush-v0", _PANDA_PUSH, "PandaPushEnv", None, 50),
     EnvEntry("safe/PandaPushGoal-v0", _PANDA_PUSH, "PandaPushGoalEnv", None, 50),

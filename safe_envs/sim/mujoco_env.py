@@ -27,6 +27,10 @@ MAX_SPEED = 1e6
 Contact = tuple[str, str]
 """Names of two geoms."""
 
+SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+STATE = ("qpos", "qvel", "mocap_pos", "mocap_quat")
+"""Fields of ``MjData`` that a failed step leaves as they were."""
+
 
 class MujocoEnv(SafeEnv):
     """A ``SafeEnv`` with a MuJoCo model of its own; ``model`` and ``data`` are MuJoCo's.
@@ -60,6 +64,7 @@ class MujocoEnv(SafeEnv):
         super().__init__(render_mode)
         model = mujoco.MjModel.from_xml_string(xml)
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET  # MuJoCo would start anew without a word
+        model.opt.disableflags |= SENSORS  # see _sense
         self.data = mujoco.MjData(model)
         self.frame_skip = frame_skip
         self._splits = model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4
@@ -89,16 +94,17 @@ class MujocoEnv(SafeEnv):
         self.touched = self._in_contact()
 
     def _simulate(self, action: FloatArray) -> None:
-        data, last_valid = self.data, (self.data.qpos.copy(), self.data.qvel.copy())
+        data, last_valid = self.data, [getattr(self.data, name).copy() for name in STATE]
         self._ctrl = self._control(action)
         data.ctrl[:] = self._ctrl
         self.touched = False
         for _ in range(self.frame_skip):
             self._substep()
-            self.touched = self.touched or self._in_contact()
+            self.touched = self._in_contact() or self.touched
         if not data.qvel @ data.qvel < MAX_SPEED**2:  # false for NaN, too
             mujoco.mj_resetData(self.model, data)
-            data.qpos[:], data.qvel[:] = last_valid
+            for name, value in zip(STATE, last_valid, strict=True):
+                getattr(data, name)[:] = value
             mujoco.mj_forward(self.model, data)
             self.touched = False
             raise SimulationError(f"the joints are faster than {MAX_SPEED:g}, or their speed is no number any more")
@@ -107,6 +113,7 @@ class MujocoEnv(SafeEnv):
         model, data = self.model, self.data
         if self._splits:
             mujoco.mj_step2(model, data)
+            self._move_bodies()
             mujoco.mj_step1(model, data)
         else:
             mujoco.mj_step(model, data)  # RK4 cannot be split
@@ -115,6 +122,20 @@ class MujocoEnv(SafeEnv):
                 mujoco.mj_comPos(model, data)
                 mujoco.mj_comVel(model, data)
                 mujoco.mj_collision(model, data)
+
+    def _move_bodies(self) -> None:
+        """Write where mocap bodies are at ``data.time``; not called with an RK4 integrator."""
+
+    def _sense(self) -> FloatArray:
+        """The model's sensors ``[S]`` in the current state; nothing else computes them, to save it in the substeps."""
+        model, data = self.model, self.data
+        model.opt.disableflags &= ~SENSORS
+        mujoco.mj_sensorPos(model, data)
+        mujoco.mj_sensorVel(model, data)
+        mujoco.mj_forwardSkip(model, data, mujoco.mjtStage.mjSTAGE_VEL, 0)
+        model.opt.disableflags |= SENSORS
+        values: FloatArray = data.sensordata
+        return values
 
     def _in_contact(self) -> bool:
         if self._watched is None:

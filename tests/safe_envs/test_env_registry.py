@@ -16,7 +16,12 @@ import safe_envs
 from safe_wrappers.info import COST, COST_TERM_PREFIX, SUCCESS, VIOLATION
 
 # Positions in Navigation follow a Gaussian, velocities in PyBullet the solver: there is no honest finite bound.
-ALLOWED_WARNINGS = ("A Box observation space minimum value is -infinity", "A Box observation space maximum value")
+ALLOWED_WARNINGS = (
+    "A Box observation space minimum value is -infinity",
+    "A Box observation space maximum value",
+    "depth is an image but its `dtype` is (float32)",  # in [0, 1]; for SB3 with normalized_images=True
+    "depth is an image but the upper and lower bounds",
+)
 
 
 def play(env, actions):
@@ -31,8 +36,8 @@ def play(env, actions):
 
 def plain(observation):
     if isinstance(observation, dict):
-        return {key: value.tolist() for key, value in observation.items()}
-    return observation.tolist()
+        return {key: value.tobytes() for key, value in observation.items()}
+    return observation.tobytes()
 
 
 def random_actions(env, n, seed=0):
