@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from safe_envs.core.env import SafeEnv, SimulationError
     from safe_envs.core.geometry import Rectangle, Scene
     from safe_envs.core.vector import TaskVectorEnv
+    from safe_envs.core.worker_vector import WorkerVectorEnv
     from safe_envs.data.collect import collect_constraint_data
     from safe_envs.data.rollouts import collect_rollouts
     from safe_envs.data.storage import load_minari, to_minari
@@ -46,6 +47,7 @@ __all__ = [
     "SimulationError",
     "TaskEnv",
     "TaskVectorEnv",
+    "WorkerVectorEnv",
     "as_goal_observation",
     "collect_constraint_data",
     "collect_rollouts",
@@ -70,6 +72,7 @@ _LAZY = {
     "SimulationError": "safe_envs.core.env",
     "TaskEnv": "safe_envs.core.batched",
     "TaskVectorEnv": "safe_envs.core.vector",
+    "WorkerVectorEnv": "safe_envs.core.worker_vector",
     "as_goal_observation": "safe_envs.manipulation.panda_push",
     "collect_constraint_data": "safe_envs.data.collect",
     "collect_rollouts": "safe_envs.data.rollouts",
