@@ -72,11 +72,7 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
     assert isinstance(action_space, spaces.Box)
     if name == "scripted":
         return Controller(safe_envs.PushController(), observation_space, action_space)
-    file = Path(out) / name / "seed-0" / "model.zip"
-    if not file.is_file():
-        protocol, _, method = name.rpartition("/")
-        command = f"safe-bench run {protocol} --methods {method} --seeds 0 --out {out}"
-        raise RunError(f"{file}, which this method starts from, is missing: `{command}` trains it")
+    file = trained_model(name, out, seed=0)
     without_her: dict[str, Any] = {
         "replay_buffer_class": None,
         "replay_buffer_kwargs": {},
@@ -84,6 +80,20 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
     }  # which needs its goals
     model = sb3_ext.SafeSAC.load(file, device="cpu", custom_objects=without_her)
     return Controller(model, observation_space, action_space, safe_envs.as_goal_observation)
+
+
+def trained_model(name: str, out: str | Path, seed: int) -> Path:
+    """The file of the model that ``"<protocol>/<method>"`` trained.
+
+    Raises:
+        RunError: if there is none.
+    """
+    file = Path(out) / name / f"seed-{seed}" / "model.zip"
+    if not file.is_file():
+        protocol, _, method = name.rpartition("/")
+        command = f"safe-bench run {protocol} --methods {method} --seeds {seed} --out {out}"
+        raise RunError(f"{file}, which this method starts from, is missing: `{command}` trains it")
+    return file
 
 
 def fit_safety_layer(folder: Path, stage: Stage, controller: Controller, seed: int) -> sb3_ext.LinearCostModel:

@@ -54,11 +54,11 @@ def _within_text(costs: list[float], limit: float) -> str:
 def training_table(found: Results, limit: float) -> Table:
     """Return and cost while learning."""
     header = ("Method", "Seeds", "Steps", "Final return", "Final cost", f"Final cost within {limit:g}",
-              "Cost, mean of all training episodes")  # fmt: skip
+              "Cost, mean of all training episodes", "Total cost of training")  # fmt: skip
     rows: list[list[Cell]] = [
         [m.label, str(len(m.runs)), amount(m, results.n_steps), m.estimate(results.final_return),
          m.estimate(results.final_cost), _within_text(m.per_seed(results.final_cost), limit),
-         m.estimate(results.mean_cost)]
+         m.estimate(results.mean_cost), m.estimate(results.total_cost)]
         for m in found.methods
     ]  # fmt: skip
     return Table(header, rows)

@@ -10,7 +10,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from safe_bench.protocols import Method, Stage
-from safe_wrappers import CostPenalty, SafetyLayer
+from safe_wrappers import CostPenalty, PreviousFeedback, SafetyLayer
+from safe_wrappers.feedback import FEEDBACK
 
 LAYER_LIMIT = 0.1
 """Of the cost of one step that the safety layer predicts, as the dual-agent paper's authors set it."""
@@ -23,7 +24,13 @@ def import_origin(env_id: str) -> None:
         importlib.import_module(module)
 
 
-def make_env(stage: Stage, method: Method | None = None, render_mode: str | None = None, layer: Any = None) -> gym.Env:
+def make_env(
+    stage: Stage,
+    method: Method | None = None,
+    render_mode: str | None = None,
+    layer: Any = None,
+    feedback: bool | None = None,
+) -> gym.Env:
     """The environment of a stage; its ``Monitor`` sees the true reward, also under a reward penalty.
 
     Args:
@@ -31,15 +38,17 @@ def make_env(stage: Stage, method: Method | None = None, render_mode: str | None
         method: whose reward penalty is subtracted; None: of nobody.
         render_mode: as in Gymnasium.
         layer: the safety layer's model of the cost; None: actions are not corrected.
+        feedback: whether the observation also shows the previous reward and cost.
     """
     env = gym.make(stage.env_id, render_mode=render_mode, **stage.env_kwargs)
     env = Monitor(env if layer is None else SafetyLayer(env, layer, LAYER_LIMIT))
+    env = PreviousFeedback(env) if feedback else env
     return CostPenalty(env, method.reward_penalty) if method is not None and method.reward_penalty else env
 
 
 def training_env(stage: Stage, method: Method, layer: Any = None) -> VecEnv:
     """What a method learns in."""
-    env = DummyVecEnv([lambda: make_env(stage, method, layer=layer)])
+    env = DummyVecEnv([lambda: make_env(stage, method, layer=layer, feedback=method.feedback)] * (method.n_envs or 1))
     return VecNormalize(env) if method.normalize else env
 
 
@@ -75,7 +84,7 @@ def evaluation_env(stage: Stage, model: Any, layer: Any = None, spread_starts: b
     """
 
     def make() -> gym.Env:
-        env = make_env(stage, layer=layer)
+        env = make_env(stage, layer=layer, feedback=sees_feedback(model))
         return SpreadStarts(env) if spread_starts else env
 
     env = DummyVecEnv([make])
@@ -85,6 +94,11 @@ def evaluation_env(stage: Stage, model: Any, layer: Any = None, spread_starts: b
     normalized = VecNormalize(env, training=False, norm_reward=False)
     normalized.obs_rms = statistics.obs_rms
     return normalized
+
+
+def sees_feedback(model: Any) -> bool:
+    """Whether the previous reward and cost are among what a model observes; a controller sees nothing of the kind."""
+    return set(FEEDBACK) <= set(getattr(getattr(model, "observation_space", None), "spaces", ()))
 
 
 def statistics_of(model: Any) -> VecNormalize | None:

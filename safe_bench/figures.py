@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from safe_bench.environments import evaluation_env, make_env, statistics_of
+from safe_bench.environments import evaluation_env, make_env, sees_feedback, statistics_of
 from safe_bench.protocols import Stage
 from safe_bench.runs import write_json
 from safe_wrappers.info import INTERVENED, SUCCESS, VIOLATION
@@ -136,13 +136,16 @@ def scene_of(stage: Stage) -> Any:
 
 def save_gif(path: Path, model: Any, stage: Stage, seed: int, layer: Any = None) -> None:
     """One deterministic episode as a GIF of about ``GIF_FRAMES`` frames at most, its last state included."""
-    env, statistics = make_env(stage, render_mode="rgb_array", layer=layer), statistics_of(model)
+    env = make_env(stage, render_mode="rgb_array", layer=layer, feedback=sees_feedback(model))
+    statistics, state, start = statistics_of(model), None, np.ones(1, dtype=bool)
     obs, _ = env.reset(seed=seed)
     frames, done, steps = [_shrunk(env.render())], False, 0
     horizon = (env.spec.max_episode_steps if env.spec else None) or GIF_FRAMES
     every = -(-horizon // GIF_FRAMES)
     while not done:
-        action, _ = model.predict(obs if statistics is None else statistics.normalize_obs(obs), deterministic=True)
+        seen = obs if statistics is None else statistics.normalize_obs(obs)
+        action, state = model.predict(seen, state=state, episode_start=start, deterministic=True)
+        start = np.zeros(1, dtype=bool)
         obs, _, terminated, truncated, _ = env.step(action)
         done, steps = terminated or truncated, steps + 1
         if done or steps % every == 0:

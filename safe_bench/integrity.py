@@ -107,10 +107,18 @@ def _wrong_stage(run: Run, stage: dict[str, Any], start: int, end: int) -> str |
         return f"stage {name} ends after {end - start} steps instead of {stage['steps']}"
     if stage["steps"] is None and n != stage["episodes"]:
         return f"episodes.csv holds {n} episodes of stage {name} instead of {stage['episodes']}"
-    in_time = ends[-1] <= end and bool((np.diff(ends) >= rows["length"]).all())
-    if not in_time or rows["episode"].tolist() != list(range(1, n + 1)):
+    if not _in_time(rows, ends, end, run.config["definition"].get("n_envs", 1)) or rows["episode"].tolist() != list(
+        range(1, n + 1)
+    ):
         return f"episodes.csv holds other episodes of stage {name} than 1, 2, 3 ... of steps {start} to {end}"
     return None
+
+
+def _in_time(rows: dict[str, Any], ends: Any, end: int, n_envs: int) -> bool:
+    """Whether episodes that end so fit between the begin and the end of their stage; side by side, they overlap."""
+    begins = ends[1:] - rows["length"] * n_envs
+    earliest = ends[:-1] if n_envs == 1 else ends[0]
+    return ends[-1] <= end and bool((np.diff(ends) >= 0).all()) and bool((begins >= earliest).all())
 
 
 def _wrong_total(run: Run, known: int) -> str | None:

@@ -223,6 +223,11 @@ def mean_cost(episodes: Episodes) -> float:
     return float(np.mean(episodes["cost"])) if len(episodes["cost"]) else float("nan")
 
 
+def total_cost(episodes: Episodes) -> float:
+    """Cost of all episodes together, the "regret" of safe transfer."""
+    return float(np.sum(episodes["cost"]))
+
+
 def intervention_percent(episodes: Episodes) -> float:
     """Steps on which the filter replaced the action, in per cent of all."""
     return _percent(float(episodes["interventions"].sum()), float(episodes["length"].sum()))

@@ -7,13 +7,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch as th
+from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 import safe_envs
 import sb3_ext
-from safe_bench.agents import find_controller, fit_safety_layer, make_model
+from safe_bench.agents import find_controller, fit_safety_layer, make_model, trained_model
 from safe_bench.environments import evaluation_env, import_origin, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
@@ -109,6 +111,8 @@ class _Execution:
         stage = self.budget.stages[0]
         env = training_env(stage, self.method, self.layer)
         model = make_model(self.method, env, self.job.seed, self.controller)
+        if self.method.start is not None:
+            model.set_parameters(trained_model(self.method.start, self.job.out, self.job.seed), device="cpu")
         self.rows, self.evaluations = [], []
         self._write_stages([])
         if self.method.offline and self.budget.offline_transitions:
@@ -238,7 +242,7 @@ class RecorderState:
     """The unfinished episode of a recorder; it is saved with the model."""
 
     costs: EpisodeCosts
-    interventions: int = 0
+    interventions: NDArray[np.int64]
 
 
 class EpisodeRecorder(BaseCallback):
@@ -251,7 +255,9 @@ class EpisodeRecorder(BaseCallback):
 
     def _init_callback(self) -> None:
         if not hasattr(self.model, "recorder_state"):
-            self.model.recorder_state = RecorderState(EpisodeCosts())  # type: ignore[attr-defined]
+            n_envs = self.model.n_envs
+            state = RecorderState(EpisodeCosts(n_envs), np.zeros(n_envs, dtype=np.int64))
+            self.model.recorder_state = state  # type: ignore[attr-defined]
         self.state: RecorderState = self.model.recorder_state  # type: ignore[attr-defined]
 
     def finished(self, timesteps: int) -> bool:
@@ -261,26 +267,26 @@ class EpisodeRecorder(BaseCallback):
         return self.episodes >= (self.stage.episodes or 0)
 
     def _on_step(self) -> bool:
-        (info,), (done,) = self.locals["infos"], self.locals["dones"]
-        own = getattr(self.model, "last_intervened", [False])[0]
-        self.state.interventions += int(bool(own) or bool(info.get(INTERVENED, False)))
-        for episode in self.state.costs.add([info], [done]):
-            self._add_row(info, episode["cost"], episode["violations"] > 0)
+        infos, dones = self.locals["infos"], self.locals["dones"]
+        own = getattr(self.model, "last_intervened", [False] * len(infos))
+        self.state.interventions += [bool(a) or bool(info.get(INTERVENED)) for a, info in zip(own, infos, strict=True)]
+        for i, episode in zip(np.flatnonzero(dones), self.state.costs.add(infos, dones), strict=True):
+            self._add_row(infos[i], episode["cost"], episode["violations"] > 0, int(self.state.interventions[i]))
+            self.state.interventions[i] = 0
         if self.stage.steps is not None:
             self.report(self.stage.name, self.num_timesteps - self.start, self.stage.steps)
             return True
         self.report(self.stage.name, self.episodes, self.stage.episodes or 0)
         return not self.finished(self.num_timesteps)
 
-    def _add_row(self, info: dict[str, Any], cost: float, violation: bool) -> None:
+    def _add_row(self, info: dict[str, Any], cost: float, violation: bool, interventions: int) -> None:
         self.episodes += 1
         self.rows.append({
             "stage": self.stage.name, "episode": self.episodes, "timesteps": self.num_timesteps,
             "length": info["episode"]["l"], "return": round(float(info["episode"]["r"]), 4), "cost": cost,
             "violation": int(violation), "success": int(bool(info.get(SUCCESS, False))),
-            "interventions": self.state.interventions, "seconds": round(time.monotonic() - self.started, 1),
+            "interventions": interventions, "seconds": round(time.monotonic() - self.started, 1),
         })  # fmt: skip
-        self.state.interventions = 0
 
 
 def _as_json(result: SafetyEvaluation) -> dict[str, Any]:

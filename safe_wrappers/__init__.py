@@ -4,6 +4,7 @@ from safe_wrappers import info
 from safe_wrappers.cost import CostFromFunction, CostFromInfo, CostPenalty, TerminateOnViolation
 from safe_wrappers.dialects import FromSixTuple, ToSixTuple
 from safe_wrappers.faults import ActuatorPower
+from safe_wrappers.feedback import PreviousFeedback
 from safe_wrappers.info import MissingCostError
 from safe_wrappers.masking import ActionMask, SafeSample, sample_safely
 from safe_wrappers.monitor import CostMonitor, EpisodeCost, EpisodeCosts
@@ -25,6 +26,7 @@ __all__ = [
     "Filtered",
     "FromSixTuple",
     "MissingCostError",
+    "PreviousFeedback",
     "RecoveryFilter",
     "SafeSample",
     "SafetyLayer",

@@ -26,6 +26,9 @@ from sb3_ext.mesa import MESA, MultiTask
 from sb3_ext.ppo_lag import PPOPID, PPOLag
 from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
 from sb3_ext.recovery_rl import RecoveryRL
+from sb3_ext.recurrent.ray_actors import learn_distributed
+from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
+from sb3_ext.recurrent.sequence_buffer import SequenceReplayBuffer
 from sb3_ext.sac_lag import RSPO, SACLag
 from sb3_ext.safety_layer import LinearCostModel
 from sb3_ext.sqrl import SQRL
@@ -57,6 +60,7 @@ __all__ = [
     "PPOLag",
     "RecoveryActor",
     "RecoveryRL",
+    "RecurrentSACLag",
     "RejectionSampling",
     "RiskSensitiveSAC",
     "SACLag",
@@ -66,12 +70,14 @@ __all__ = [
     "SafetyCritic",
     "SafetyEvaluation",
     "ScheduleMultiplier",
+    "SequenceReplayBuffer",
     "TRPOLag",
     "ThresholdRecovery",
     "VecRecoveryFilter",
     "discounted_limit",
     "evaluate_safely",
     "imitate",
+    "learn_distributed",
     "load_critic",
     "load_filter",
     "pretrained_filter",

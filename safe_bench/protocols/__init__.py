@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from safe_bench.protocols import dual_agent, mesa, recovery_rl, safety_gym, sqrl
+from safe_bench.protocols import dual_agent, mesa, recovery_rl, safe_transfer, safety_gym, sqrl
 from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage, Transfer, run_config
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
-    for paper in (recovery_rl, sqrl, safety_gym, dual_agent, mesa)
+    for paper in (recovery_rl, sqrl, safety_gym, dual_agent, mesa, safe_transfer)
     for protocol in paper.PROTOCOLS
 }
 

@@ -98,6 +98,9 @@ class Method:
         safety_layer: correct actions by a safety layer, which is fitted to steps of the controller before.
         demonstrations: steps of the controller that the replay buffer holds from the start, instead of imitation.
         adaptation_share: of a transfer's data of the test environment, rows drawn by the seed; None: all.
+        start: ``"<protocol>/<method>"``: begin with the parameters that were learned there with the same seed.
+        n_envs: environments that it learns in side by side; None: one.
+        feedback: show the agent its previous reward and cost (``PreviousFeedback``).
     """
 
     label: str
@@ -111,6 +114,9 @@ class Method:
     safety_layer: Literal[True] | None = None
     demonstrations: int | None = None
     adaptation_share: float | None = None
+    start: str | None = None
+    n_envs: int | None = None
+    feedback: Literal[True] | None = None
 
 
 @dataclass(frozen=True)

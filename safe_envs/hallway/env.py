@@ -28,9 +28,6 @@ DEPTH, RGB, PROPRIOCEPTION = "depth", "rgb", "proprioception"
 
 CLEARANCE = 0.1
 """Free space in m that a hall must leave beside the robot."""
-FASTEST = 5.0
-"""Speed in m/s that no robot reaches; what is farther away than a step at this speed is not checked for contact."""
-
 # What a geom counts as, so that the sum over a contact's pair says who touches whom: ``i + 1`` is the robot with
 # obstacle i, SIDE the robot with a side wall, 0 the robot with itself; anything with the floor is far below.
 ROBOT, SIDE, GROUND = 0, -1_000_000, -1_000_000_000
@@ -165,9 +162,9 @@ class HallwayEnv(MujocoEnv):
         self.obstacles.move(self.data)
 
     def _anything_within_reach(self) -> bool:
-        """Whether the robot might touch something in one step; reading contacts costs as much as Point's physics."""
+        """Whether the robot might touch something in one step: reading contacts takes as long as Point's physics."""
         x, y = self.position
-        margin = self.robot.radius + FASTEST * self.model.opt.timestep * self.frame_skip
+        margin = self.robot.radius + self.robot.fastest * self.model.opt.timestep * self.frame_skip
         if self._side_wall_cost and abs(y) > self.hall.width / 2 - margin:
             return True
         places, reach = self.obstacles.places, self.obstacles.reach + margin

@@ -23,12 +23,14 @@ class Robot:
         radius: of a vertical cylinder around the robot in m, wherever it turns.
         n_actuators: size of an action.
         n_sensors: numbers of the proprioception.
+        fastest: speed in m/s that it reaches hardly ever, thrown by a humanoid; see ``HallwayEnv``.
     """
 
     name: str
     radius: float
     n_actuators: int
     n_sensors: int
+    fastest: float
 
     @property
     def xml(self) -> str:
@@ -37,7 +39,7 @@ class Robot:
 
 
 ROBOTS: Mapping[str, Robot] = MappingProxyType(
-    {robot.name: robot for robot in (Robot("point", 0.16, 2, 12), Robot("doggo", 0.2, 12, 44))}
+    {robot.name: robot for robot in (Robot("point", 0.16, 2, 12, 5.0), Robot("doggo", 0.2, 12, 44, 2.0))}
 )
 
 

@@ -1,0 +1,104 @@
+"""Safe transfer: learn among walls, where harm is cheap, then go where it is not (figures 4, 6, 7 and 8, table 1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage
+
+PAPER = "Safe transfer from a low-stakes to a high-stakes hallway, sections 2 to 4, appendices A to D"
+COST_LIMIT_PER_STEP, EPISODE_STEPS = 0.01, 1000
+COST_LIMIT = COST_LIMIT_PER_STEP * EPISODE_STEPS
+
+# The paper's agent has 2.1 million parameters, batches of 256 sequences, 60 actors; this one is what two cores train.
+_SMALL_NETWORK = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
+_SMALL: dict[str, Any] = {
+    "batch_size": 32, "horizon": 30, "train_freq": 32, "gradient_steps": 16, "learning_starts": 10_000,
+    "buffer_size": 100_000, "cost_limit": COST_LIMIT_PER_STEP, "policy_kwargs": _SMALL_NETWORK,
+}  # fmt: skip
+
+# Return and cost from scratch in table 1, as far as its columns can be told apart; zero-shot is in docs/results.md.
+_TABLE_1 = {
+    "point-poles": (1090.0, 0.4), "point-humanoids": (1040.0, 16.0),
+    "doggo-poles": (800.0, 1.8), "doggo-humanoids": (965.0, 2.2),
+}  # fmt: skip
+
+
+def _method(label: str, **settings: Any) -> Method:
+    return Method(label, "RecurrentSACLag", _SMALL, offline=False, n_envs=8, feedback=True, **settings)
+
+
+def _with(method: Method, label: str, **kwargs: Any) -> Method:
+    return replace(method, label=label, kwargs={**method.kwargs, **kwargs})
+
+
+def _budgets(env_id: str) -> dict[str, Budget]:
+    def budget(steps: int, every: int, rounds: int, evaluate: int, seeds: int) -> Budget:
+        """Checkpoints hold the replay, so there are few of them."""
+        return Budget(
+            (Stage("train", env_id, steps=steps),), eval_episodes=evaluate, seeds=tuple(range(seeds)),
+            eval_every=every, eval_rounds=rounds, checkpoint_every=every,
+        )  # fmt: skip
+
+    return {
+        "quick": budget(20_000, 10_000, 2, 4, 1),
+        "short": budget(200_000, 25_000, 10, 20, 3),
+        "paper": budget(2_000_000, 100_000, 20, 50, 5),
+    }
+
+
+def _protocol(robot: str, obstacles: str, claim: str, methods: dict[str, Method]) -> Protocol:
+    name = f"{robot}-{obstacles}"
+    return Protocol(
+        name=f"safe-transfer/{name}",
+        title=f"Safe transfer: {robot.capitalize()} among {obstacles}",
+        paper=PAPER,
+        claim=claim,
+        subject="transfer" if "transfer" in methods else "constrained",
+        measure=None,
+        methods=methods,
+        presets=_budgets(f"safe/Hallway{obstacles.capitalize()}{robot.capitalize()}-v0"),
+        default_methods=tuple(key for key, method in methods.items() if method.group == "comparison"),
+        cost_limit=COST_LIMIT,
+        deployed=True,
+        published={"constrained": _published(*_TABLE_1[name])} if name in _TABLE_1 else {},
+    )
+
+
+def _published(mean_return: float, cost: float) -> Published:
+    return Published("table 1, from scratch", 0, (mean_return, 0.0), (cost, 0.0))
+
+
+def _of_robot(robot: str) -> tuple[Protocol, ...]:
+    constrained = _method("Constrained, from scratch")
+    unconstrained = _with(constrained, "Unconstrained, from scratch", cost_limit=None)
+    high_stakes = {
+        "transfer": _method("Safe transfer, from walls", start=f"safe-transfer/{robot}-walls/constrained"),
+        "constrained": constrained,
+        "unconstrained": unconstrained,
+    }
+    low_stakes = {
+        "constrained": constrained,
+        "unconstrained": unconstrained,
+        "no-feedback": replace(
+            _with(constrained, "Constrained, without feedback", use_feedback=False), group="ablation"
+        ),
+    }
+    regret = (
+        "An agent that learned among walls incurs far less cost here, in all of its training, than one from scratch."
+    )
+    return (
+        _protocol(
+            robot,
+            "walls",
+            f"The constrained agent ends within a cost of {COST_LIMIT:g} per episode, the unconstrained one in the "
+            "hundreds; without its previous reward and cost the agent is less safe.",
+            low_stakes,
+        ),
+        _protocol(robot, "poles", regret, high_stakes),
+        _protocol(robot, "humanoids", regret, high_stakes),
+    )
+
+
+PROTOCOLS = (*_of_robot("point"), *_of_robot("doggo"))

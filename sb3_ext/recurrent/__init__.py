@@ -1,0 +1,1 @@
+"""Recurrent, constrained soft actor-critic: networks, sequence replay, one process or many."""

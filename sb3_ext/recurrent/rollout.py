@@ -1,0 +1,117 @@
+"""``RecurrentOffPolicy``: rollouts that carry a hidden state for each environment into the replay of sequences."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import RolloutReturn
+
+from sb3_ext.common.buffers import scale_action, unscale_action
+from sb3_ext.common.safe_algorithm import SafeAlgorithm
+from sb3_ext.recurrent.policy import RecurrentPolicy
+from sb3_ext.recurrent.sequence_buffer import SequenceReplayBuffer
+
+
+class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
+    """Base of off-policy algorithms with a ``RecurrentPolicy`` and a ``SequenceReplayBuffer``.
+
+    The hidden state of each environment lives in the model, is 0 where an episode starts, and is kept by checkpoints.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MultiInputPolicy": RecurrentPolicy, "CnnPolicy": RecurrentPolicy, "MlpPolicy": RecurrentPolicy
+    }  # fmt: skip
+    transient: ClassVar[tuple[str, ...]] = (*SafeAlgorithm.transient, "_next_hidden")
+
+    policy: RecurrentPolicy
+    replay_buffer: SequenceReplayBuffer
+    _hidden: NDArray[np.float32] | None = None
+    _exploration: np.random.Generator | None = None
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self._exploration is None:  # else it comes from a file, and goes on
+            # A stream of its own: actors in other processes explore as this one would, whatever the learner draws.
+            self._exploration = np.random.default_rng(self.seed)
+
+    def reset_replay(self, n_streams: int | None = None) -> None:
+        """Forget what was lived.
+
+        Args:
+            n_streams: environments that will be stored from now on; None: those of this process.
+        """
+        assert self.replay_buffer_class is not None
+        n_streams = self.n_envs if n_streams is None else n_streams
+        self.replay_buffer = self.replay_buffer_class(
+            self.buffer_size, self.observation_space, self.action_space, self.device, n_streams,
+            **self.replay_buffer_kwargs,
+        )  # type: ignore[assignment]  # fmt: skip
+
+    def set_env(self, env: Any, force_reset: bool = True, reset_replay: bool = False) -> None:
+        """Go on in another environment with the same spaces, with the multiplier as it is.
+
+        Args:
+            env: as in SB3.
+            force_reset: as in SB3.
+            reset_replay: forget what the old environment has shown.
+        """
+        super().set_env(env, force_reset)
+        if reset_replay:
+            self.reset_replay()
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._setup_learn(*args, **kwargs)
+        if self._hidden is None or self._last_episode_starts.all():  # type: ignore[union-attr]
+            self._hidden = self.policy.initial_state(self.n_envs)
+        return prepared
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The next action in environment units and scaled; random ones move the hidden state on, too."""
+        assert self._exploration is not None and self._hidden is not None and self._last_episode_starts is not None
+        arrays = self.policy.layout.arrays(self._last_obs)
+        latent = self.policy.advance(arrays, self._hidden, self._last_episode_starts)
+        self._next_hidden = latent.numpy(force=True)
+        if self.num_timesteps < learning_starts:
+            action = np.array([self.action_space.sample() for _ in range(n_envs)])
+            return action, scale_action(action, self.action_space)
+        shape = (n_envs, self.policy.actor.n_actions)
+        noise = th.as_tensor(self._exploration.standard_normal(shape, dtype=np.float32), device=self.device)
+        with th.no_grad():
+            scaled = self.policy.actor(latent, noise)[0].numpy(force=True)
+        scaled = scaled.reshape(n_envs, *(self.action_space.shape or ()))
+        return unscale_action(scaled, self.action_space), scaled
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: NDArray[np.bool_], infos: Any
+    ) -> None:
+        assert self._hidden is not None and self._last_episode_starts is not None
+        replay_buffer.stage(self._last_episode_starts, self._hidden)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._hidden, self._last_episode_starts = self._next_hidden, np.array(dones, bool)
+
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """SB3's, which forgets the step at which a callback stops; the stream would go on without it.
+
+        Raises:
+            ValueError: if the replay buffer holds the streams of another number of environments.
+        """
+        if self.replay_buffer.n_envs != env.num_envs:
+            raise ValueError(
+                f"the replay buffer holds streams of {self.replay_buffer.n_envs} environments, there are "
+                f"{env.num_envs}: call reset_replay(), or set_env(env, reset_replay=True), before learn()"
+            )
+        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        if not rollout.continue_training:
+            step = callback.locals
+            self._count_costs(step["infos"], step["dones"])
+            names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
+            self._store_transition(*(step[name] for name in names))
+        return rollout
