@@ -1,6 +1,6 @@
 """Learn among walls, where a touch is cheap, then go on among humanoids; see what that saves.
 
-    python examples/hallway_transfer.py                 # about half an hour on one core
+    python examples/hallway_transfer.py                 # about 20 minutes on one core
     python examples/hallway_transfer.py --steps 3000 --episodes 1    # to see that it runs
 
 Needs the extra "hallway" (MuJoCo and numba).
@@ -28,12 +28,21 @@ def show(what, model, episodes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200_000, help="steps in each of the two hallways")
+    parser.add_argument("--steps", type=int, default=150_000, help="steps in each of the two hallways")
     parser.add_argument("--episodes", type=int, default=5, help="of each evaluation")
     args = parser.parse_args()
 
     small = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
-    settings = {"batch_size": 32, "train_freq": 32, "gradient_steps": 16, "buffer_size": 100_000}
+    settings = {
+        "batch_size": 32,
+        "train_freq": 32,
+        "gradient_steps": 8,
+        "learning_starts": 10_000,
+        "buffer_size": 200_000,
+        "learning_rate": 1e-3,
+        "tau": 0.02,
+        "max_grad_norm": 10.0,
+    }
     env = make("safe/HallwayWallsPoint-v0")
     model = RecurrentSACLag("MultiInputPolicy", env, policy_kwargs=small, seed=0, **settings)
     model.learn(args.steps)

@@ -36,8 +36,8 @@ def main():
     else:
         small = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
         model = RecurrentSACLag(
-            "MultiInputPolicy", make_env(), batch_size=32, train_freq=32, gradient_steps=16, buffer_size=200_000,
-            learning_starts=300, policy_kwargs=small, seed=0,
+            "MultiInputPolicy", make_env(), batch_size=32, train_freq=32, gradient_steps=60, buffer_size=200_000,
+            learning_starts=300, learning_rate=1e-3, tau=0.02, max_grad_norm=10.0, policy_kwargs=small, seed=0,
         )  # fmt: skip
     while model.num_timesteps < options.steps:
         some = min(options.steps - model.num_timesteps, 50_000)

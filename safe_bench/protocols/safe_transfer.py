@@ -11,11 +11,13 @@ PAPER = "Safe transfer from a low-stakes to a high-stakes hallway, sections 2 to
 COST_LIMIT_PER_STEP, EPISODE_STEPS = 0.01, 1000
 COST_LIMIT = COST_LIMIT_PER_STEP * EPISODE_STEPS
 
-# The paper's agent has 2.1 million parameters, batches of 256 sequences, 60 actors; this one is what two cores train.
+# The paper's agent has 2.1 million parameters, batches of 256 sequences, 60 actors; this one is what two cores train,
+# with larger steps in turn (chosen on seed 100 among walls).
 _SMALL_NETWORK = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
 _SMALL: dict[str, Any] = {
-    "batch_size": 32, "horizon": 30, "train_freq": 32, "gradient_steps": 16, "learning_starts": 10_000,
-    "buffer_size": 100_000, "cost_limit": COST_LIMIT_PER_STEP, "policy_kwargs": _SMALL_NETWORK,
+    "batch_size": 32, "horizon": 30, "train_freq": 32, "gradient_steps": 8, "learning_starts": 10_000,
+    "learning_rate": 1e-3, "tau": 0.02, "max_grad_norm": 10.0,
+    "buffer_size": 200_000, "cost_limit": COST_LIMIT_PER_STEP, "policy_kwargs": _SMALL_NETWORK,
 }  # fmt: skip
 
 # Return and cost from scratch in table 1, as far as its columns can be told apart; zero-shot is in docs/results.md.
@@ -43,7 +45,7 @@ def _budgets(env_id: str) -> dict[str, Budget]:
 
     return {
         "quick": budget(20_000, 10_000, 2, 4, 1),
-        "short": budget(200_000, 25_000, 10, 20, 3),
+        "short": budget(150_000, 25_000, 10, 20, 3),
         "paper": budget(2_000_000, 100_000, 20, 50, 5),
     }
 
