@@ -27,7 +27,7 @@ from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
 
 HORIZON = 30
 SIZES = {
-    "reduced": ({"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (256, 256)}, 32),
+    "reduced": ({"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}, 32),
     "paper": ({}, 256),
 }
 

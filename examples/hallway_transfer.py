@@ -1,6 +1,6 @@
 """Learn among walls, where a touch is cheap, then go on among humanoids; see what that saves.
 
-    python examples/hallway_transfer.py                 # about 20 minutes on one core
+    python examples/hallway_transfer.py                 # about 20 minutes on one core; writes walls.zip
     python examples/hallway_transfer.py --steps 3000 --episodes 1    # to see that it runs
 
 Needs the extra "hallway" (MuJoCo and numba).

@@ -15,7 +15,7 @@ import safe_envs
 import sb3_ext
 from safe_bench.environments import make_env
 from safe_bench.protocols import Method, Stage
-from safe_bench.runs import RunError
+from safe_bench.runs import RunError, read_json
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.rollouts import collect_episodes
 
@@ -82,17 +82,29 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
     return Controller(model, observation_space, action_space, safe_envs.as_goal_observation)
 
 
-def trained_model(name: str, out: str | Path, seed: int) -> Path:
+def trained_model(name: str, out: str | Path, seed: int, preset: str | None = None) -> Path:
     """The file of the model that ``"<protocol>/<method>"`` trained.
 
+    Args:
+        name: of protocol and method.
+        out: where the runs are.
+        seed: of the run.
+        preset: that it must have had; None: any.
+
     Raises:
-        RunError: if there is none.
+        RunError: if there is none, or one of another preset.
     """
-    file = Path(out) / name / f"seed-{seed}" / "model.zip"
+    folder = Path(out) / name / f"seed-{seed}"
+    file, (protocol, _, method) = folder / "model.zip", name.rpartition("/")
+    wanted = f" --preset {preset}" if preset else ""
+    command = f"`safe-bench run {protocol}{wanted} --methods {method} --seeds {seed} --out {out}` trains it"
     if not file.is_file():
-        protocol, _, method = name.rpartition("/")
-        command = f"safe-bench run {protocol} --methods {method} --seeds {seed} --out {out}"
-        raise RunError(f"{file}, which this method starts from, is missing: `{command}` trains it")
+        raise RunError(f"{file}, which this method starts from, is missing: {command}")
+    found = read_json(folder / "config.json")["preset"]
+    if preset not in (None, found):
+        raise RunError(
+            f"{file}, which this method starts from, is of preset {found}, not {preset}: {command} elsewhere"
+        )
     return file
 
 

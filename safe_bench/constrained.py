@@ -54,7 +54,7 @@ def _within_text(costs: list[float], limit: float) -> str:
 def training_table(found: Results, limit: float) -> Table:
     """Return and cost while learning."""
     header = ("Method", "Seeds", "Steps", "Final return", "Final cost", f"Final cost within {limit:g}",
-              "Cost, mean of all training episodes", "Total cost of training")  # fmt: skip
+              "Cost, mean of all training episodes", "Cost of all training episodes together")  # fmt: skip
     rows: list[list[Cell]] = [
         [m.label, str(len(m.runs)), amount(m, results.n_steps), m.estimate(results.final_return),
          m.estimate(results.final_cost), _within_text(m.per_seed(results.final_cost), limit),
@@ -62,6 +62,17 @@ def training_table(found: Results, limit: float) -> Table:
         for m in found.methods
     ]  # fmt: skip
     return Table(header, rows)
+
+
+def zero_shot_table(found: Results) -> Table | None:
+    """Agents that start from another protocol's model, as they were before their first step here; None without any."""
+    rows: list[list[Cell]] = [
+        [m.label, str(start), *(m.estimate_before(what) for what in ("return", "cost", "success_rate"))]
+        for m in found.methods
+        if (start := m.runs[0].config["definition"].get("start")) and m.runs[0].evaluations
+    ]
+    header = ("Method", "Trained in", "Return", "Cost", "Success rate")
+    return Table(header, rows, words=(0, 1)) if rows else None
 
 
 def evaluation_table(found: Results, limit: float) -> Table:
@@ -105,13 +116,15 @@ def published_table(found: Results) -> Table | None:
             rows.append([
                 method.label, outcome_estimate(found, method, "return"), outcome_estimate(found, method, "cost"),
                 amount(method, results.n_steps), _deviation(*theirs.episode_return), _deviation(*theirs.cost),
-                f"{theirs.steps:,}", theirs.source,
+                "not given" if theirs.steps is None else f"{theirs.steps:,}", theirs.source,
             ])  # fmt: skip
     header = ("Method", "Return", "Cost", "Steps", "Published return", "Published cost", "Published steps", "Source")
     return Table(header, rows, words=(0, 7)) if rows else None
 
 
-def _deviation(mean: float, deviation: float) -> str:
+def _deviation(mean: float, deviation: float | None) -> str:
+    if deviation is None:
+        return f"{mean:g}"
     return f"{mean:g} \N{PLUS-MINUS SIGN} {deviation:g}"
 
 

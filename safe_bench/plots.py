@@ -110,6 +110,8 @@ def _panels(found: Results, window: int) -> list[Panel]:
     mean = f"mean of {window} episodes"
     episode_return = Panel(f"Return, {mean}", lambda e: metrics.trailing_mean(e["return"], window))
     limit = found.protocol.cost_limit
+    if found.protocol.deployed:
+        return [episode_return, Panel("Cost of training so far", lambda e: np.cumsum(e["cost"]), may_be_log=True)]
     if limit is not None:
         title = f"Cost, {mean} (dotted: the limit {limit:g})"
         return [episode_return, Panel(title, lambda e: metrics.trailing_mean(e["cost"], window), limit=limit)]

@@ -166,8 +166,9 @@ def _number_blocks(found: Results) -> list[Block]:
 
 
 def _constrained_blocks(found: Results, limit: float) -> list[Block]:
-    published = constrained.published_table(found)
-    blocks: list[Block] = [
+    published, before = constrained.published_table(found), constrained.zero_shot_table(found)
+    blocks: list[Block] = [] if before is None else [Heading("Before learning here (zero-shot)"), before]
+    blocks += [
         Heading("While learning"),
         constrained.training_table(found, limit),
         Paragraph(f"Final: last 20 % of the training episodes. {tables.interval_note(found)}", "note"),
@@ -243,6 +244,8 @@ def _training_drawings(found: Results, methods: Sequence[MethodResults], suffix:
         return [
             (f"learning{suffix}", plots.evaluation_curves(found, methods), "evaluations while learning",
              f"Deterministic evaluations of the agents while they learn; dotted: their baselines. {bands}"),
+            (f"training{suffix}", plots.learning_curves(found, methods), "return and cost of the training itself",
+             f"What the training itself earned, and cost until then (the regret). {bands}"),
         ]  # fmt: skip
     learning = (f"learning{suffix}", plots.learning_curves(found, methods), "learning curves", bands)
     if found.protocol.cost_limit is not None:

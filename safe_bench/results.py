@@ -142,6 +142,11 @@ class MethodResults:
         values = np.array([[row[what] for row in rows[:n]] for rows in curves])
         return metrics.aggregate_curves([row["timesteps"] for row in curves[0][:n]], values)
 
+    def estimate_before(self, what: str) -> Estimate:
+        """What was evaluated before the first step of learning, over the seeds in which it was."""
+        first = [run.evaluations[0] for run in self.runs if run.evaluations and run.evaluations[0]["timesteps"] == 0]
+        return metrics.aggregate([row[what] for row in first])
+
     def evaluation_rate(self, mode: Mode, flag: Literal["violations", "successes"]) -> Rate:
         """How many evaluation episodes had the flag, over all seeds."""
         flags = np.concatenate([run.evaluation[mode][flag] for run in self.runs if mode in run.evaluation])

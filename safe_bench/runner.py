@@ -112,7 +112,7 @@ class _Execution:
         env = training_env(stage, self.method, self.layer)
         model = make_model(self.method, env, self.job.seed, self.controller)
         if self.method.start is not None:
-            model.set_parameters(trained_model(self.method.start, self.job.out, self.job.seed), device="cpu")
+            model.start_from(trained_model(self.method.start, self.job.out, self.job.seed, self.job.preset))
         self.rows, self.evaluations = [], []
         self._write_stages([])
         if self.method.offline and self.budget.offline_transitions:

@@ -98,7 +98,8 @@ class Method:
         safety_layer: correct actions by a safety layer, which is fitted to steps of the controller before.
         demonstrations: steps of the controller that the replay buffer holds from the start, instead of imitation.
         adaptation_share: of a transfer's data of the test environment, rows drawn by the seed; None: all.
-        start: ``"<protocol>/<method>"``: begin with the parameters that were learned there with the same seed.
+        start: ``"<protocol>/<method>"``: begin with the parameters that were learned there, with the same seed and
+            preset.
         n_envs: environments that it learns in side by side; None: one.
         feedback: show the agent its previous reward and cost (``PreviousFeedback``).
     """
@@ -121,12 +122,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Published:
-    """What somebody else printed for a method: mean and deviation over seeds, after so many steps."""
+    """What somebody else printed for a method: mean and deviation over seeds, after so many steps; None: not given."""
 
     source: str
-    steps: int
-    episode_return: tuple[float, float]
-    cost: tuple[float, float]
+    steps: int | None
+    episode_return: tuple[float, float | None]
+    cost: tuple[float, float | None]
 
 
 @dataclass(frozen=True)

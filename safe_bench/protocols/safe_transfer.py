@@ -69,7 +69,7 @@ def _protocol(robot: str, obstacles: str, claim: str, methods: dict[str, Method]
 
 
 def _published(mean_return: float, cost: float) -> Published:
-    return Published("table 1, from scratch", 0, (mean_return, 0.0), (cost, 0.0))
+    return Published("table 1, from scratch", None, (mean_return, None), (cost, None))
 
 
 def _of_robot(robot: str) -> tuple[Protocol, ...]:

@@ -18,7 +18,7 @@ from safe_envs.hallway.hall import Hall, ObstacleKind, check_kind
 from safe_envs.hallway.humanoids import HumanoidPhysics, Humanoids
 from safe_envs.hallway.obstacles import Obstacles, StaticObstacles, body_name
 from safe_envs.hallway.robots import FRAME_SKIP, find_robot
-from safe_envs.hallway.scene import FLOOR, SIDE_WALLS, hallway_xml
+from safe_envs.hallway.scene import END_WALL, FLOOR, SIDE_WALL, hallway_xml
 from safe_envs.sim.mujoco_env import MujocoEnv
 
 Vision = Literal["depth", "rgb"]
@@ -26,7 +26,7 @@ Clips = ClipLibrary | PathLike | Sequence[PathLike] | None
 DEPTH, RGB, PROPRIOCEPTION = "depth", "rgb", "proprioception"
 """Entries of the observation."""
 
-CLEARANCE = 0.1
+CLEARANCE = 0.05
 """Free space in m that a hall must leave beside the robot."""
 # What a geom counts as, so that the sum over a contact's pair says who touches whom: ``i + 1`` is the robot with
 # obstacle i, SIDE the robot with a side wall, 0 the robot with itself; anything with the floor is far below.
@@ -57,6 +57,7 @@ class HallwayEnv(MujocoEnv):
         vision: ``"depth"`` or ``"rgb"``.
         camera: resolution and far clip of the head camera; its field of view is the robot's.
         clips: motion of the humanoids: a ``ClipLibrary``, or what ``ClipLibrary.load`` reads; None: the shipped clips.
+            For humanoids only.
         humanoid_physics: ``"kinematic"``, or ``"welded"`` for simulated bodies, which is several times slower; see
             ``Humanoids``.
         side_wall_cost: whether touching the side walls costs.
@@ -186,9 +187,9 @@ class HallwayEnv(MujocoEnv):
         owners = {body_name(i): i + 1 for i in range(self.obstacles.n)}
         for i in range(self.model.ngeom):
             geom = self.model.geom(i)
-            if geom.name == FLOOR:
+            if geom.name.startswith((FLOOR, END_WALL)):
                 roles[i] = GROUND
-            elif geom.name.startswith(SIDE_WALLS):
+            elif geom.name.startswith(SIDE_WALL):
                 roles[i] = SIDE
             else:
                 prefix = self.model.body(geom.bodyid[0]).name.partition(":")[0] + ":"
@@ -230,10 +231,13 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _make_obstacles(kind: ObstacleKind, hall: Hall, radius: float, clips: Clips, physics: HumanoidPhysics) -> Obstacles:
+    _check_choice("humanoid_physics", physics, get_args(HumanoidPhysics))
+    hall.check_start(radius)
     if kind == "humanoids":
         library = ClipLibrary.default() if clips is None else clips
-        return Humanoids(
-            hall, library if isinstance(library, ClipLibrary) else ClipLibrary.load(library), physics, radius
-        )
+        library = library if isinstance(library, ClipLibrary) else ClipLibrary.load(library)
+        return Humanoids(hall, library, physics, radius, CLEARANCE)
+    if clips is not None:
+        raise ValueError(f"clips are for obstacles='humanoids', got them with {kind!r}")
     hall.check_room(kind, 2.0 * radius + CLEARANCE)
     return StaticObstacles(hall, kind)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import numpy as np
@@ -65,15 +64,19 @@ class Hall:
     def __post_init__(self) -> None:
         if isinstance(self.n_obstacles, bool) or not isinstance(self.n_obstacles, int) or self.n_obstacles < 0:
             raise ValueError(f"n_obstacles must be an integer >= 0, got {self.n_obstacles!r}")
+        for name in (field.name for field in fields(self)):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)!r}")
         for name in ("length", "width", "margin", "reward_per_metre", "wall_size", "pole_size"):
-            if not all(math.isfinite(size) and size > 0.0 for size in np.atleast_1d(getattr(self, name)).tolist()):
+            if not np.all(np.greater(getattr(self, name), 0.0)):
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")
+        for name in ("jitter", "wall_offset", "pole_offset", "humanoid_offset", "free_start"):
+            if not np.all(np.greater_equal(getattr(self, name), 0.0)):
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)!r}")
         for name in ("start_x", "start_y", "start_yaw"):
             low, high = getattr(self, name)
             if not low <= high:
                 raise ValueError(f"{name} must be a range (low, high) with low <= high, got {getattr(self, name)!r}")
-        if min(*self.jitter, self.wall_offset, self.pole_offset, self.humanoid_offset, self.free_start) < 0.0:
-            raise ValueError(f"jitter, offsets and free_start must be >= 0, got {self}")
 
     @property
     def slot(self) -> float:
@@ -89,15 +92,37 @@ class Hall:
                 f"need {needed:.2f} m; make length larger, or n_obstacles or jitter smaller"
             )
 
-    def check_room(self, kind: ObstacleKind, clearance: float) -> None:
-        """Raise ``ValueError`` if walls or poles leave less than ``clearance`` (m) between them or beside them."""
-        along, across = self._footprint(kind)
-        self.check_slots(kind, along + clearance)
-        gap = self.width / 2.0 + max(self._offset(kind) - self.jitter[1], 0.0) - across / 2.0
+    def check_gap(self, kind: ObstacleKind, gap: float, clearance: float) -> None:
+        """Raise ``ValueError`` if less than ``clearance`` (m) of the hall's width is free beside an obstacle."""
         if gap < clearance:
             raise ValueError(
                 f"the hall is too narrow: {kind} leave {gap:.2f} m of its {self.width} m free and the robot needs "
                 f"{clearance:.2f} m; make width larger"
+            )
+
+    def check_room(self, kind: ObstacleKind, clearance: float) -> None:
+        """Raise ``ValueError`` if walls or poles leave less than ``clearance`` (m) free, or do not fit in the hall."""
+        along, across = self._footprint(kind)
+        self.check_slots(kind, along + clearance)
+        offset, reach = self._offset(kind), self.jitter[1] + across / 2.0
+        self.check_gap(kind, self.width / 2.0 + max(offset - self.jitter[1], 0.0) - across / 2.0, clearance)
+        if offset + reach > self.width / 2.0:
+            raise ValueError(
+                f"{kind} reach {offset + reach:.2f} m from the middle of a hall that is {self.width} m wide; make "
+                "width larger, or offset, jitter or the obstacles smaller"
+            )
+
+    def check_start(self, radius: float) -> None:
+        """Raise ``ValueError`` if a robot of that radius (m) may start outside the hall, or among the obstacles."""
+        first = self.free_start if self.n_obstacles else self.length
+        low, high = self.start_x
+        if low - radius < -self.margin or high + radius > first:
+            raise ValueError(
+                f"start_x must leave the robot ({radius} m) between {-self.margin} and {first} m, got {self.start_x}"
+            )
+        if max(np.abs(self.start_y)) + radius > self.width / 2.0:
+            raise ValueError(
+                f"start_y must leave the robot ({radius} m) in {self.width} m of width, got {self.start_y}"
             )
 
     def draw_places(self, rng: np.random.Generator, kind: ObstacleKind) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
@@ -43,19 +43,22 @@ class Humanoids(Obstacles):
         hall: how many, and where.
         library: the clips.
         physics: ``"kinematic"`` or ``"welded"``.
-        radius: of the robot in m, for the space that is kept free at the start line.
+        radius: of the robot in m.
+        clearance: free space in m that it needs beside it.
 
     Raises:
-        ValueError: for other physics, or a hall too small for the humanoids.
+        ValueError: for a hall too small for the humanoids.
     """
 
     counts_once = True
 
-    def __init__(self, hall: Hall, library: ClipLibrary, physics: HumanoidPhysics, radius: float) -> None:
+    def __init__(
+        self, hall: Hall, library: ClipLibrary, physics: HumanoidPhysics, radius: float, clearance: float
+    ) -> None:
         super().__init__(hall.n_obstacles)
-        if physics not in get_args(HumanoidPhysics):
-            raise ValueError(f"humanoid_physics must be one of {list(get_args(HumanoidPhysics))}, got {physics!r}")
-        hall.check_slots("humanoids", float(library.swept_radius.min()))
+        smallest = float(library.swept_radius.min())
+        hall.check_slots("humanoids", smallest)
+        hall.check_gap("humanoids", hall.width - 2.0 * smallest, 2.0 * radius + clearance)
         self.library, self.physics = library, physics
         self.clips = np.zeros(self.n, dtype=np.int64)
         """Index of the clip of each humanoid in this episode, ``[n]``."""

@@ -39,7 +39,7 @@ class Robot:
 
 
 ROBOTS: Mapping[str, Robot] = MappingProxyType(
-    {robot.name: robot for robot in (Robot("point", 0.16, 2, 12, 5.0), Robot("doggo", 0.2, 12, 44, 2.0))}
+    {robot.name: robot for robot in (Robot("point", 0.16, 2, 12, 5.0), Robot("doggo", 0.27, 12, 44, 2.0))}
 )
 
 

@@ -9,7 +9,7 @@ from safe_envs.hallway.hall import Hall
 from safe_envs.hallway.obstacles import Obstacles
 from safe_envs.hallway.robots import Robot
 
-FLOOR, SIDE_WALLS = "floor", "side_walls"
+FLOOR, SIDE_WALL, END_WALL = "floor", "side_wall", "end_wall"
 BOUNDARY_HEIGHT, BOUNDARY_THICKNESS = 1.0, 0.1
 BOUNDARY_COLOUR = "0.72 0.74 0.78 1"
 NEAREST_VISIBLE = 0.01
@@ -32,7 +32,7 @@ ASSET = """
 
 
 def hallway_xml(robot: Robot, hall: Hall, obstacles: Obstacles) -> str:
-    """MJCF text of the hallway; geoms ``floor`` and ``side_walls0`` to 3, bodies as the parts name them."""
+    """MJCF text of the hallway; geoms ``floor``, ``side_wall0``, ``side_wall1`` and two ``end_wall``."""
     model = ElementTree.fromstring(robot.xml)
     model.extend([ElementTree.fromstring(VISUAL), ElementTree.fromstring(ASSET)])
     SubElement(model, "statistic", extent=f"{EXTENT}", center=f"{hall.length / 2} 0 0")
@@ -54,11 +54,11 @@ def _add_surroundings(world: Element, hall: Hall) -> None:
         pos=f"{middle} 0 0", size=f"{half_length} {half_width} 0.1",
     )  # fmt: skip
     out = BOUNDARY_THICKNESS / 2
-    sides = [(middle, sign * (half_width + out), half_length, out) for sign in (-1, 1)]
-    ends = [(middle + sign * (half_length + out), 0.0, out, half_width) for sign in (-1, 1)]
-    for i, (x, y, size_x, size_y) in enumerate([*sides, *ends]):
+    sides = [(SIDE_WALL, middle, sign * (half_width + out), half_length, out) for sign in (-1, 1)]
+    ends = [(END_WALL, middle + sign * (half_length + out), 0.0, out, half_width) for sign in (-1, 1)]
+    for i, (name, x, y, size_x, size_y) in enumerate([*sides, *ends]):
         SubElement(
-            world, "geom", shared, name=f"{SIDE_WALLS}{i}", type="box", rgba=BOUNDARY_COLOUR,
+            world, "geom", shared, name=f"{name}{i}", type="box", rgba=BOUNDARY_COLOUR,
             pos=f"{x} {y} {BOUNDARY_HEIGHT / 2}", size=f"{size_x} {size_y} {BOUNDARY_HEIGHT / 2}",
         )  # fmt: skip
     for name, x in (("start_line", 0.0), ("finish_line", hall.length)):

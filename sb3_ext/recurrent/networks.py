@@ -177,7 +177,7 @@ class ValueHeads(nn.Module):
 
 def masked_mean(values: th.Tensor, mask: th.Tensor) -> th.Tensor:
     """Mean over the entries of ``[..., T, B]`` where ``mask`` ``[T, B]`` is 1."""
-    return (values * mask).sum() / (mask.sum() * (values.numel() // mask.numel()))
+    return (values * mask).sum() / (mask.sum().clamp(min=1.0) * (values.numel() // mask.numel()))
 
 
 def squared_error(values: th.Tensor, targets: th.Tensor, mask: th.Tensor) -> th.Tensor:

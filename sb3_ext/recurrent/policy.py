@@ -134,6 +134,9 @@ class RecurrentPolicy(BasePolicy):
             state: what the last call returned; None: all zero.
             episode_start: ``[B]``, where the hidden state is to be zero; None: nowhere.
             deterministic: the mode, or samples.
+
+        Raises:
+            ValueError: if the states are not as many as the observations.
         """
         self.set_training_mode(False)
         tensors, vectorized = self.obs_to_tensor(observation)
@@ -143,6 +146,8 @@ class RecurrentPolicy(BasePolicy):
         arrays = self.layout.arrays(found)
         n = len(next(iter(arrays.values())))
         hidden = self.initial_state(n) if state is None else state[0]
+        if hidden.shape != (n, self.gru_size):
+            raise ValueError(f"state must be of shape {(n, self.gru_size)} for {n} observations, got {hidden.shape}")
         starts = np.zeros(n, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(n)
         latent = self.advance(arrays, hidden, starts)
         scaled = self._act(latent, deterministic).numpy(force=True).reshape(-1, *(self.action_space.shape or ()))

@@ -149,6 +149,7 @@ def learn_distributed(
             _learn(model, crew, callbacks, total, log_interval, lockstep)
         finally:
             crew.dismiss()
+            model._last_obs = None  # the streams went on elsewhere: learn() must not continue its own
         callbacks.on_training_end()
     finally:
         if ours:
@@ -203,6 +204,8 @@ def import_ray() -> Any:
 
 def _check(model: RecurrentSACLag, num_actors: int, envs_per_actor: int, steps_per_push: int | None) -> int:
     """Steps between pushes."""
+    if not isinstance(model, RecurrentSACLag):
+        raise ValueError(f"only RecurrentSACLag learns from actors, got a {type(model).__name__}")
     assert isinstance(model.train_freq, TrainFreq)
     if model.train_freq.unit != TrainFrequencyUnit.STEP:
         raise ValueError(f"train_freq must be in steps for actors of many environments, got {model.train_freq}")

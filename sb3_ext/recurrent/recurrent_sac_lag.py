@@ -39,14 +39,15 @@ class RecurrentSACLag(RecurrentOffPolicy):
 
     Updates begin with the first whole sequence. Going on in another environment: ``load(path, env=...)`` keeps weights,
     optimiser and multiplier; the replay buffer is not in the file. ``set_env(env, reset_replay=True)`` does the same
-    in place.
+    in place, ``start_from(path)`` in a new model. Table 3's replay of 1e5 steps on each actor has no counterpart:
+    actors keep nothing that they have sent.
 
     Args:
         policy: ``"MultiInputPolicy"``, ``"CnnPolicy"``, ``"MlpPolicy"`` (all are ``RecurrentPolicy``), or a subclass.
         env: as in SB3. Dict or Box observations; see ``safe_wrappers.PreviousFeedback``.
         learning_rate: a number or a schedule.
         buffer_size: steps in replay; see ``SequenceReplayBuffer`` for what happens where memory is short.
-        learning_starts: steps with random actions before learning.
+        learning_starts: steps before learning, with random actions unless the model has learned before.
         batch_size: sequences of an update.
         tau: rate of the slow copies.
         gamma: discount of rewards.
@@ -164,6 +165,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
         self._build_parts(self.missing_cost)
 
     def _setup_safety(self) -> None:
+        self.cost_limit = math.inf if self.cost_limit is None else float(self.cost_limit)  # load may bring a new one
         constrained = math.isfinite(self.cost_limit)
         self.multiplier: Multiplier = (
             make_multiplier(self.multiplier_name, self.multiplier_kwargs) if constrained else Multiplier(0.0)
@@ -184,8 +186,9 @@ class RecurrentSACLag(RecurrentOffPolicy):
             super().set_parameters(load_path_or_dict, exact_match, device)
         except RuntimeError as error:
             raise ValueError(
-                f"the parameters are of another architecture than this model's, policy_kwargs={self.policy_kwargs}; "
-                f"make the model with the sizes that they were saved with ({error})"
+                f"the parameters are of another architecture than this model's, policy_kwargs={self.policy_kwargs}, "
+                f"multiplier {type(self.multiplier).__name__}; make the model with the sizes and the kind of "
+                f"multiplier that they were saved with ({error})"
             ) from error
 
     # ------------------------------------------------------------------ learning

@@ -6,14 +6,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ext.common.buffers import scale_action, unscale_action
 from sb3_ext.common.safe_algorithm import SafeAlgorithm
+from sb3_ext.recurrent.observations import ObservationLayout
 from sb3_ext.recurrent.policy import RecurrentPolicy
 from sb3_ext.recurrent.sequence_buffer import SequenceReplayBuffer
 
@@ -31,14 +34,37 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
 
     policy: RecurrentPolicy
     replay_buffer: SequenceReplayBuffer
+    use_feedback: bool
     _hidden: NDArray[np.float32] | None = None
     _exploration: np.random.Generator | None = None
+    _starts_trained = False
 
     def _setup_model(self) -> None:
+        _check_normalizer(self.env, self.observation_space, self.use_feedback)
         super()._setup_model()
         if self._exploration is None:  # else it comes from a file, and goes on
             # A stream of its own: actors in other processes explore as this one would, whatever the learner draws.
             self._exploration = np.random.default_rng(self.seed)
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether its weights were trained, here or where they come from; then it never acts at random."""
+        return self._starts_trained or self._n_updates > 0
+
+    def start_from(self, path: Any) -> None:
+        """Begin with the parameters of a trained model of the same sizes: weights, optimiser and multiplier.
+
+        Counters, replay and settings stay this model's own. There are no random actions then; ``learning_starts`` is
+        how many steps are gathered before the first update.
+
+        Args:
+            path: a file that ``save`` wrote.
+
+        Raises:
+            ValueError: if the parameters do not fit.
+        """
+        self.set_parameters(path, device=self.device)
+        self._starts_trained = True
 
     def reset_replay(self, n_streams: int | None = None) -> None:
         """Forget what was lived.
@@ -62,6 +88,7 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             reset_replay: forget what the old environment has shown.
         """
         super().set_env(env, force_reset)
+        _check_normalizer(self.env, self.observation_space, self.use_feedback)
         if reset_replay:
             self.reset_replay()
 
@@ -79,7 +106,7 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         arrays = self.policy.layout.arrays(self._last_obs)
         latent = self.policy.advance(arrays, self._hidden, self._last_episode_starts)
         self._next_hidden = latent.numpy(force=True)
-        if self.num_timesteps < learning_starts:
+        if self.num_timesteps < learning_starts and not self.has_learned:
             action = np.array([self.action_space.sample() for _ in range(n_envs)])
             return action, scale_action(action, self.action_space)
         shape = (n_envs, self.policy.actor.n_actions)
@@ -115,3 +142,18 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
             self._store_transition(*(step[name] for name in names))
         return rollout
+
+
+def _check_normalizer(env: Any, space: spaces.Space[Any], use_feedback: bool) -> None:
+    """Raise ``ValueError`` if ``VecNormalize`` changes images: they are kept as bytes, which have no room for that."""
+    normalizer = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+    if normalizer is None or not normalizer.norm_obs:
+        return
+    layout = ObservationLayout.of(space, use_feedback)
+    whole = not isinstance(space, spaces.Dict)
+    changed = sorted(layout.images) if whole else sorted(set(layout.images) & set(normalizer.norm_obs_keys or ()))
+    if changed:
+        raise ValueError(
+            f"VecNormalize must leave images alone, but changes {changed}: make it with "
+            f"norm_obs_keys={sorted(layout.vectors)}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from safe_wrappers.info import read_cost
 from sb3_ext.recurrent.observations import ObservationLayout, TensorObs, tensor
 
+CGROUP = Path("/sys/fs/cgroup")
 CHUNK_BYTES = 16 * 2**20  # memory is taken in pieces of this size
 MEMORY_SHARE = 0.5  # of the memory that is free when the buffer is made
 HIDDEN_INTERVAL = 10  # windows begin at every tenth entry: hidden states then take 4 % more memory, not 40 %
@@ -288,4 +290,6 @@ def available_memory() -> int | None:
     except OSError:
         return None
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else None
+    with contextlib.suppress(OSError, ValueError):  # a container may have less than its machine
+        found.append(int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
+    return min(found) if found else None

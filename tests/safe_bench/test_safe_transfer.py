@@ -39,7 +39,13 @@ def run(out, protocol, method):
 
 
 def test_a_transfer_needs_the_model_of_the_walls(tmp_path):
-    with pytest.raises(RunError, match="run safe-transfer/point-walls --methods constrained --seeds 0"):
+    with pytest.raises(RunError, match="run safe-transfer/point-walls --preset tiny --methods constrained --seeds 0"):
+        run(tmp_path, POLES, "transfer")
+    folder = tmp_path / WALLS / "constrained" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "model.zip").touch()
+    (folder / "config.json").write_text('{"preset": "quick"}')
+    with pytest.raises(RunError, match="is of preset quick, not tiny"):
         run(tmp_path, POLES, "transfer")
 
 
@@ -57,6 +63,8 @@ def test_a_transfer_begins_where_the_walls_ended(tmp_path):
     stage = PROTOCOLS[POLES].presets["tiny"].stages[0]
     expected = evaluate_safely(zero_shot, evaluation_env(stage, zero_shot), 1, seed=EVALUATION_SEED)
     assert poles.evaluations[0]["return"] == pytest.approx(float(expected.returns[0]), abs=1e-3)
+    text = (report.write_report(tmp_path, POLES) / "report.md").read_text()
+    assert "Before learning here (zero-shot)" in text and WALLS in text
 
 
 def test_episodes_side_by_side_are_counted_and_an_interrupted_run_gives_the_same(tmp_path, monkeypatch):
@@ -82,4 +90,5 @@ def test_reports_show_what_all_of_the_training_cost(tmp_path):
     for method in ("constrained", "unconstrained"):
         run(tmp_path / "runs", WALLS, method)
     text = (report.write_report(tmp_path / "runs", WALLS) / "report.md").read_text()
-    assert "Total cost of training" in text
+    assert "Cost of all training episodes together" in text and "Before learning" not in text
+    assert (tmp_path / "runs" / WALLS / "report" / "training.png").is_file()

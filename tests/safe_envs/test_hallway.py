@@ -74,7 +74,8 @@ def test_robots_have_safety_gyms_numbers(robot):
     )
     for field in fields.split():
         assert np.allclose(getattr(ours, field), getattr(theirs, field), atol=1e-9), field
-    assert ours.body_mass.sum() == pytest.approx(theirs.body_mass.sum(), rel=1e-12)
+    assert ours.body_mass.sum() == pytest.approx(theirs.body_mass.sum(), rel=1e-12)  # dof_M0 has each one's share
+    assert np.allclose(np.sort(ours.geom_size[:, 0]), np.sort(theirs.geom_size[theirs.geom_type != 0, 0]))
 
 
 @pytest.mark.parametrize("robot, n_actions, n_sensors", [("point", 2, 12), ("doggo", 12, 44)])
@@ -133,6 +134,15 @@ def test_depth_of_a_wall_ahead_in_numbers():
     # Straight ahead, at the camera's height, lies tan(21.8) = 0.4 above the middle, of 1 for 25 rows. The wall's front
     # is 3.95 m away, and 3.95 cos(21.8) of it are along the viewing direction.
     assert depth[14, 24:26] == pytest.approx(3.95 * np.cos(np.arctan(0.4)), abs=0.05)
+
+
+def test_pictures_from_behind_and_from_the_head_differ():
+    behind, head = (make("poles", render_mode="rgb_array", view=view) for view in ("follow", "head"))
+    pictures = [env.render() for env in (behind, head)]
+    assert pictures[0].shape == pictures[1].shape == (320, 480, 3)
+    assert np.abs(pictures[0].astype(int) - pictures[1]).mean() > 10.0
+    for env in (behind, head):
+        env.close()
 
 
 def test_rgb_is_an_option():
@@ -196,6 +206,8 @@ def test_side_walls_cost_only_on_demand():
     assert free.step([1.0, 0.0])[4][COST] == 0.0
     info = costly.step([1.0, 0.0])[4]
     assert info[COST] == info["cost_side_walls"] == 1.0 and info["cost_obstacles"] == 0.0
+    put(costly, -1.9, 0.0, np.pi)
+    assert costly.step([1.0, 0.0])[4][COST] == 0.0  # the wall behind the start is no side wall
 
 
 # ---------------------------------------------------------------------- rewards and layout
@@ -330,7 +342,14 @@ def test_exploding_physics_keep_the_humanoids_where_they_were():
         ({"hall": {"length": -1.0}}, "length must be > 0"),
         ({"hall": {"n_obstacles": -1}}, "n_obstacles must be an integer >= 0"),
         ({"hall": {"start_y": (1.0, 0.0)}}, "start_y must be a range"),
-        ({"hall": {"jitter": (-0.1, 0.0)}}, "must be >= 0"),
+        ({"hall": {"jitter": (-0.1, 0.0)}}, "jitter must be >= 0"),
+        ({"hall": {"jitter": (float("nan"), 0.0)}}, "jitter must be finite"),
+        ({"hall": {"jitter": (0.1, 1.5)}}, "walls reach 2.50 m from the middle"),
+        ({"hall": {"start_y": (1.9, 1.9)}}, "start_y must leave the robot"),
+        ({"hall": {"start_x": (5.0, 9.0)}}, "start_x must leave the robot"),
+        ({"hall": {"width": 1.1}, "obstacles": "humanoids"}, "too narrow: humanoids"),
+        ({"humanoid_physics": "ragdoll"}, "humanoid_physics must be one of"),
+        ({"clips": "folder"}, "clips are for obstacles='humanoids'"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):

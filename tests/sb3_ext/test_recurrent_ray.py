@@ -141,6 +141,10 @@ def test_one_actor_in_lock_step_is_the_single_process(ray):
     assert_same_weights(single, apart)
     assert differing(rows(single), rows(apart)) == []
     pickle.dumps(apart.__dict__["replay_buffer"])
+    # Here the streams went on without this process's environment: going on in it starts new episodes.
+    written = apart.replay_buffer._written.copy()
+    apart.learn(16, reset_num_timesteps=False)
+    assert all(apart.replay_buffer.gather(np.arange(2), 10 * (written // 10)).episode_starts[written[0] % 10])
 
 
 class Assassin:
