@@ -17,6 +17,8 @@ from sb3_ext import RecurrentSACLag, learn_distributed
 from sb3_ext.common.checkpoint import has_checkpoint
 
 FOLDER, EVERY = "ray_actors_run", 50_000
+SETTINGS = {"batch_size": 32, "train_freq": 32, "gradient_steps": 60, "buffer_size": 200_000, "learning_rate": 1e-3}
+SMALL = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
 
 
 class Save(BaseCallback):
@@ -28,7 +30,6 @@ class Save(BaseCallback):
         if self.num_timesteps - self.last >= EVERY:
             self.last = self.num_timesteps
             self.model.save_checkpoint(FOLDER)
-            print(f"{self.num_timesteps} steps, {self.model._n_updates} updates, {self.model.n_episodes} episodes")
         return True
 
 
@@ -43,16 +44,14 @@ def main():
     parser.add_argument("--envs", type=int, default=30, help="environments of each actor")
     parser.add_argument("--address", help="of a running Ray cluster")
     args = parser.parse_args()
-    small = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
-    settings = {"batch_size": 32, "train_freq": 32, "gradient_steps": 60, "buffer_size": 200_000, "learning_rate": 1e-3}
-    settings |= {"tau": 0.02, "max_grad_norm": 10.0, "policy_kwargs": small, "seed": 0}
-    going_on = has_checkpoint(FOLDER)
-    model = (
-        RecurrentSACLag.load_checkpoint(FOLDER) if going_on else RecurrentSACLag("CnnPolicy", make_env(), **settings)
-    )
-    actors = {"num_actors": args.actors, "envs_per_actor": args.envs, "address": args.address}
-    left = args.steps - model.num_timesteps
-    learn_distributed(model, make_env, left, callback=Save(), reset_num_timesteps=not going_on, **actors)
+    if going_on := has_checkpoint(FOLDER):
+        model = RecurrentSACLag.load_checkpoint(FOLDER)
+    else:
+        model = RecurrentSACLag("MultiInputPolicy", make_env(), policy_kwargs=SMALL, tau=0.02, seed=0, **SETTINGS)
+    learn_distributed(
+        model, make_env, args.steps - model.num_timesteps, num_actors=args.actors, envs_per_actor=args.envs,
+        address=args.address, callback=Save(), reset_num_timesteps=not going_on,
+    )  # fmt: skip
     model.save("ray_actors.zip")
     print(f"{model.num_timesteps} steps, {model._n_updates} updates, {model.n_episodes} episodes")
 

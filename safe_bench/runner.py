@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import safe_envs
 import sb3_ext
 from safe_bench.agents import find_controller, fit_safety_layer, make_model, trained_model
-from safe_bench.environments import evaluation_env, import_origin, training_env
+from safe_bench.environments import evaluation_env, import_origin, statistics_of, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
 from safe_bench.recordings import Report, recordings, silent
@@ -93,6 +93,8 @@ class _Execution:
         steps = getattr(model, "num_timesteps", 0)
         if steps:
             model.save(self.folder.path / "model.zip")
+            if (statistics := statistics_of(model)) is not None:  # without which the model sees nothing that it knows
+                statistics.save(str(self.folder.path / "vecnormalize.pkl"))
         seconds = round(time.monotonic() - started, 1)
         amounts = {"timesteps": steps, "episodes": len(self.rows)}
         amounts |= {name: int(getattr(model, name)) for name in SAFETY_DATA if hasattr(model, name)}

@@ -41,6 +41,7 @@ class SafetyBuilder(Builder):
                 "the Race tasks; take a Circle, Goal, Button, Push, Run or Fading task"
             )
         self.fast = fast
+        self._cost_terms: list[str] = []  # of the last step
         super().__init__(task_id, config, **kwargs)
 
     def _get_task(self) -> Any:
@@ -62,10 +63,13 @@ class SafetyBuilder(Builder):
     def step(self, action: Any) -> tuple[Any, ...]:
         """Step: ``(observation, reward, cost, terminated, truncated, info)``."""
         try:
-            return super().step(np.asarray(action, dtype=np.float64))
+            result: tuple[Any, ...] = super().step(np.asarray(action, dtype=np.float64))
         except UnboundLocalError:  # the original has no cost to return where the physics failed
             reward = self.task.reward_conf.reward_exception
-            return self.task.obs(), reward, 0.0, self.terminated, self.truncated, {"cost_exception": 1.0}
+            info = {**dict.fromkeys(self._cost_terms, 0.0), "cost_exception": 1.0}
+            return self.task.obs(), reward, 0.0, self.terminated, self.truncated, info
+        self._cost_terms = [key for key in result[-1] if key.startswith("cost_")]
+        return result
 
     def close(self) -> None:
         """Close the viewers."""

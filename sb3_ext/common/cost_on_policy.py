@@ -154,7 +154,8 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
 
     def _compare_episodes(self) -> None:
         """Compare the costs of episodes with the limits."""
-        if self._costs.finished:
+        self._costs_are_news = bool(self._costs.finished)
+        if self._costs_are_news:
             self.recent_costs.extend(self._costs.finished)
             self.episode_cost = np.mean(self._costs.finished, axis=0)
             self.episode_length = float(np.mean(self._costs.lengths))

@@ -11,21 +11,25 @@ from torch import nn
 from sb3_ext.common.cost_on_policy import CostOnPolicy
 from sb3_ext.common.multipliers import Multiplier, make_multiplier
 
+LEARNING_RATE, LEARNING_RATE_STEPS = 0.035, 20_000
+"""Of OmniSafe's multiplier, for each rollout, and the steps of its rollouts."""
+
 
 class LagrangianOnPolicy(CostOnPolicy):
     """``CostOnPolicy`` that puts a price on each cost.
 
-    Before the policy learns from a rollout, each multiplier moves by how much the cost of its episodes exceeds the
-    limit, and the advantages become (A - sum of multiplier * A_c) / (1 + sum of multipliers). With all multipliers at
-    0 the advantages stay as they are.
+    Before the policy learns from a rollout, each multiplier moves by how much the cost of the episodes that ended in
+    it exceeds the limit (before the first one has ended, by how much a running one does already), and the advantages
+    become (A - sum of multiplier * A_c) / (1 + sum of multipliers). With all multipliers at 0 they stay as they are.
 
     Args:
         policy: as in SB3.
         env: as in SB3.
         *args: the base's further arguments.
         multiplier: ``"gradient"``, ``"pid"``, ``"schedule"`` or ``"fixed"``; None: ``default_multiplier`` of the class.
-        multiplier_kwargs: arguments of that multiplier. ``"gradient"`` starts at 0, is projected to >= 0 and learns
-            with a rate of 0.035 unless they say otherwise.
+        multiplier_kwargs: arguments of that multiplier. ``"gradient"`` starts at 0, is projected to >= 0 and, unless
+            they say otherwise, learns with OmniSafe's rate of 0.035 for a rollout of 20,000 steps, and as much less as
+            the rollouts are shorter: the price rises as fast per step, whatever their length.
         **kwargs: see ``CostOnPolicy``.
 
     Attributes:
@@ -46,14 +50,16 @@ class LagrangianOnPolicy(CostOnPolicy):
         **kwargs: Any,
     ) -> None:
         self.multiplier_name = self.default_multiplier if multiplier is None else multiplier
-        gradient = {"value": 0.0, "space": "linear", "learning_rate": 0.035}
-        defaults = gradient if self.multiplier_name == "gradient" else {}
-        self.multiplier_kwargs = defaults | (multiplier_kwargs or {})
+        defaults = {"value": 0.0, "space": "linear"} if self.multiplier_name == "gradient" else {}
+        self.multiplier_kwargs: dict[str, Any] = defaults | (multiplier_kwargs or {})
         make_multiplier(self.multiplier_name, self.multiplier_kwargs)  # fail early, before environments are made
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_safety(self) -> None:
         super()._setup_safety()
+        if self.multiplier_name == "gradient":
+            steps = self.n_steps * self.n_envs
+            self.multiplier_kwargs.setdefault("learning_rate", LEARNING_RATE * steps / LEARNING_RATE_STEPS)
         self.multipliers = nn.ModuleDict()
         for name in self.cost_limits:
             self.multipliers[name] = make_multiplier(self.multiplier_name, self.multiplier_kwargs)
@@ -72,7 +78,8 @@ class LagrangianOnPolicy(CostOnPolicy):
         excess = self.episode_cost - self._limits
         for (name, price), over in zip(self._prices(), excess, strict=True):
             price.set_progress(1.0 - self._current_progress_remaining)
-            if self.n_episodes > 0 or over > 0.0:  # before that, a low cost only means that an episode is young
+            # Before the first episode has ended, a low cost only means that it is young.
+            if self._costs_are_news or (self.n_episodes == 0 and over > 0.0):
                 price.update(float(over))
             self.logger.record(self._key("multiplier", name), price.value)
         met = any(np.all(costs <= self._limits) for costs in self.recent_costs)

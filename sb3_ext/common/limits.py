@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 
 from safe_wrappers.info import COST, COST_TERM_PREFIX
@@ -92,8 +93,8 @@ def check_cost_limits(cost_limit: float | Mapping[str, float]) -> dict[str, floa
     if not limits:
         raise ValueError("cost_limit must be a number or name at least one cost, got {}")
     for name, limit in limits.items():
-        if name != COST and not name.startswith(COST_TERM_PREFIX):
+        if not isinstance(name, str) or (name != COST and not name.startswith(COST_TERM_PREFIX)) or "." in name:
             raise ValueError(f"cost_limit must name costs, '{COST}' or '{COST_TERM_PREFIX}<term>', got {name!r}")
-        if not (math.isfinite(limit) and limit >= 0.0):
+        if not (isinstance(limit, numbers.Real) and math.isfinite(limit) and limit >= 0.0):
             raise ValueError(f"cost_limit must be finite and >= 0, got {limit} for {name!r}")
     return {name: float(limit) for name, limit in limits.items()}

@@ -175,10 +175,12 @@ def test_unstable_physics_truncates(env_id, tmp_path, monkeypatch):
 def test_an_exception_in_the_physics_truncates():
     env = safety_gym.make("SafetyPointGoal1-v0")
     env.reset(seed=0)
+    terms = {key for key in env.step([0.0, 0.0])[-1] if key.startswith("cost_")}
     env.unwrapped.task.simulation_forward = lambda action: True
     _, reward, terminated, truncated, info = env.step([0.0, 0.0])
     assert (reward, terminated, truncated, info[COST]) == (-10.0, False, True, 0.0)
     assert info[SIMULATION_ERROR] == "MuJoCo raised an exception" and "cost_exception" not in info
+    assert terms and all(info[term] == 0.0 for term in terms)  # a limit on a term goes on counting
 
 
 def test_unknown_ids_name_the_nearest():

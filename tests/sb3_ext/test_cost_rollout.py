@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from corridors import Corridor, assert_same_weights, vec
-from on_policy import DictCorridor, TermsCorridor, tiny
+from on_policy import BrokenCost, DictCorridor, TermsCorridor, tiny
 from stable_baselines3 import PPO
 
 from sb3_ext import CPO, PPOLag
@@ -125,3 +125,19 @@ def test_several_limits_have_their_own_multipliers_and_heads():
 def test_one_limit_by_name_is_the_same_as_by_number(cls):
     models = [tiny(cls, vec(noise=0.3), cost_limit=limit).learn(200) for limit in (0.2, {"cost": 0.2})]
     assert_same_weights(*models)
+
+
+@pytest.mark.parametrize("n_steps", [400, 100, 50])
+def test_a_multiplier_moves_with_episodes_not_with_rollouts(n_steps):
+    """Five episodes of 400 steps, each 5 above the limit, at a rate of 0.01: 5 x 5 x 0.01."""
+    env = vec(1, kind=BrokenCost, value=1.0, horizon=400)
+    price = {"learning_rate": 0.01, "optimizer": "sgd"}
+    settings = {"n_steps": n_steps, "batch_size": 25, "cost_critic_kwargs": {"n_epochs": 1}}
+    model = tiny(PPOLag, env, cost_limit=395.0, multiplier_kwargs=price, **settings).learn(2000)
+    assert model.n_episodes == 5
+    assert model.multipliers["cost"].value == pytest.approx(0.25)
+
+
+def test_the_default_rate_is_omnisafes_per_step():
+    model = tiny(PPOLag, vec(2), n_steps=100, batch_size=50)
+    assert model.multipliers["cost"].optimizer.param_groups[0]["lr"] == pytest.approx(0.035 * 200 / 20_000)
