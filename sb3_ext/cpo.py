@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -47,9 +48,23 @@ class CPO(CostOnPolicy, TRPO):
     limits up to 8, where the paper prints the solution for one. A limit that the policy cannot influence at all is
     left out of the step. Time-outs are bootstrapped. No cost shaping (section 6.3).
 
-    ``safety/infeasible`` in the log is 1.0 after an update whose limits no step could meet.
+    ``safety/infeasible`` in the log is 1.0 after an update whose limits no step could meet, by the surrogates of its
+    own rollout. These promise more than they keep where a rollout holds a few episodes only: give it more
+    (``n_steps``), or let a margin make up for it, as Safety Starter Agents can.
 
-    Args are those of ``CostOnPolicy`` and sb3-contrib's ``TRPO``.
+    Args:
+        policy: as in SB3.
+        env: as in SB3.
+        *args: the base's further arguments.
+        margin_learning_rate: with every rollout in which episodes ended, ``margin`` grows by this share of their mean
+            excess, never below 0, and the steps keep that much below the limit.
+        **kwargs: see ``CostOnPolicy`` and sb3-contrib's ``TRPO``.
+
+    Attributes:
+        margin: ``[K]``, in the unit of the limits.
+
+    Raises:
+        ValueError: if the rate is negative.
 
     Examples:
         >>> import gymnasium as gym
@@ -62,6 +77,12 @@ class CPO(CostOnPolicy, TRPO):
 
     rollout_buffer: CostRolloutStorage
     last_step: TrustRegionStep | None = None
+
+    def __init__(self, policy: Any, env: Any, *args: Any, margin_learning_rate: float = 0.0, **kwargs: Any) -> None:
+        if not margin_learning_rate >= 0.0:
+            raise ValueError(f"margin_learning_rate must be >= 0, got {margin_learning_rate}")
+        self.margin_learning_rate, self.margin = margin_learning_rate, np.zeros(0)
+        super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
         if len(self.cost_limits) > MAX_LIMITS:
@@ -96,7 +117,7 @@ class CPO(CostOnPolicy, TRPO):
 
     def _policy_step(self) -> list[nn.Parameter]:
         """Take the constrained step; gives the parameters that it may move."""
-        excess = (self.episode_cost - self._limits) / max(self.episode_length, 1.0)
+        excess = self._widened_excess() / max(self.episode_length, 1.0)
         (rollout,) = self.rollout_buffer.get(batch_size=None)
         surrogates = self._surrogates(rollout.every(self.sub_sampling_factor))
         params, direction, step = self._search_direction(surrogates, excess)
@@ -110,6 +131,18 @@ class CPO(CostOnPolicy, TRPO):
         for name, price in zip(self.cost_limits, step.multipliers, strict=True):
             self.logger.record(self._key("multiplier", name), float(price))
         return params
+
+    def _widened_excess(self) -> NDArray[np.float64]:
+        """By how much the cost of an episode exceeds limit and margin, which then moves."""
+        excess = self.episode_cost - self._limits
+        if not len(self.margin):
+            self.margin = np.zeros(len(excess))
+        if self._costs_are_news:
+            self.margin = np.maximum(self.margin + self.margin_learning_rate * excess, 0.0)
+        for name, margin in zip(self.cost_limits, self.margin, strict=True):
+            self.logger.record(self._key("margin", name), float(margin))
+        widened: NDArray[np.float64] = excess + self.margin
+        return widened
 
     def _surrogates(self, rollout: CostRolloutSamples) -> Surrogates:
         actions = rollout.actions

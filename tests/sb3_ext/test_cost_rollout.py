@@ -141,3 +141,19 @@ def test_a_multiplier_moves_with_episodes_not_with_rollouts(n_steps):
 def test_the_default_rate_is_omnisafes_per_step():
     model = tiny(PPOLag, vec(2), n_steps=100, batch_size=50)
     assert model.multipliers["cost"].optimizer.param_groups[0]["lr"] == pytest.approx(0.035 * 200 / 20_000)
+
+
+def test_cpos_margin_adds_up_what_was_exceeded():
+    """Two rollouts of one episode each, 5 above the limit; then one far below."""
+    env = vec(1, kind=BrokenCost, value=1.0, horizon=40)
+    model = tiny(CPO, env, cost_limit=35.0, margin_learning_rate=0.1, n_steps=40, batch_size=20).learn(80)
+    assert model.margin == pytest.approx([1.0])
+    model.episode_cost, model._costs_are_news = np.array([40.0]), True
+    assert model._widened_excess() == pytest.approx([5.0 + 1.5])
+    model.episode_cost = np.array([0.0])
+    assert model._widened_excess() == pytest.approx([-35.0])  # never negative: the margin, not the excess
+    model._costs_are_news = False
+    model.episode_cost = np.array([45.0])
+    assert model._widened_excess() == pytest.approx([10.0])
+    with pytest.raises(ValueError, match="margin_learning_rate must be >= 0"):
+        tiny(CPO, margin_learning_rate=-1.0)
