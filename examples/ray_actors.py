@@ -52,7 +52,6 @@ def main():
         model, make_env, args.steps - model.num_timesteps, num_actors=args.actors, envs_per_actor=args.envs,
         address=args.address, callback=Save(), reset_num_timesteps=not going_on,
     )  # fmt: skip
-    model.save("ray_actors.zip")
     print(f"{model.num_timesteps} steps, {model._n_updates} updates, {model.n_episodes} episodes")
 
 
