@@ -74,8 +74,9 @@ def started(out):
     command = [sys.executable, "-u", "-m", "safe_bench.cli", "run", "recovery-rl/navigation1", "--preset", "quick",
                "--methods", "recovery-rl", "--seeds", "0", "--out", str(out)]  # fmt: skip
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )  # fmt: skip
     assert "1 of 1 runs to do" in process.stdout.readline()
     return process, RunFolder.of(out, "recovery-rl/navigation1", "recovery-rl", 0)
 

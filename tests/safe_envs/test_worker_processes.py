@@ -194,6 +194,7 @@ def test_no_worker_outlives_an_interrupted_or_killed_parent(kill):
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )  # fmt: skip
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2
