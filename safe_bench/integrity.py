@@ -107,9 +107,8 @@ def _wrong_stage(run: Run, stage: dict[str, Any], start: int, end: int) -> str |
         return f"stage {name} ends after {end - start} steps instead of {stage['steps']}"
     if stage["steps"] is None and n != stage["episodes"]:
         return f"episodes.csv holds {n} episodes of stage {name} instead of {stage['episodes']}"
-    if not _in_time(rows, ends, end, run.config["definition"].get("n_envs", 1)) or rows["episode"].tolist() != list(
-        range(1, n + 1)
-    ):
+    in_time = _in_time(rows, ends, end, run.config["definition"].get("n_envs", 1))
+    if not in_time or rows["episode"].tolist() != list(range(1, n + 1)):
         return f"episodes.csv holds other episodes of stage {name} than 1, 2, 3 ... of steps {start} to {end}"
     return None
 

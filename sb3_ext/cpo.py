@@ -81,8 +81,8 @@ class CPO(CostOnPolicy, TRPO):
     def __init__(self, policy: Any, env: Any, *args: Any, margin_learning_rate: float = 0.0, **kwargs: Any) -> None:
         if not margin_learning_rate >= 0.0:
             raise ValueError(f"margin_learning_rate must be >= 0, got {margin_learning_rate}")
-        self.margin_learning_rate, self.margin = margin_learning_rate, np.zeros(0)
         super().__init__(policy, env, *args, **kwargs)
+        self.margin_learning_rate, self.margin = margin_learning_rate, np.zeros(len(self.cost_limits))
 
     def _setup_model(self) -> None:
         if len(self.cost_limits) > MAX_LIMITS:
@@ -135,8 +135,6 @@ class CPO(CostOnPolicy, TRPO):
     def _widened_excess(self) -> NDArray[np.float64]:
         """By how much the cost of an episode exceeds limit and margin, which then moves."""
         excess = self.episode_cost - self._limits
-        if not len(self.margin):
-            self.margin = np.zeros(len(excess))
         if self._costs_are_news:
             self.margin = np.maximum(self.margin + self.margin_learning_rate * excess, 0.0)
         for name, margin in zip(self.cost_limits, self.margin, strict=True):

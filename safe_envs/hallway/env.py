@@ -28,6 +28,7 @@ DEPTH, RGB, PROPRIOCEPTION = "depth", "rgb", "proprioception"
 
 CLEARANCE = 0.05
 """Free space in m that a hall must leave beside the robot."""
+
 # What a geom counts as, so that the sum over a contact's pair says who touches whom: ``i + 1`` is the robot with
 # obstacle i, SIDE the robot with a side wall, 0 the robot with itself; anything with the floor is far below.
 ROBOT, SIDE, GROUND = 0, -1_000_000, -1_000_000_000
