@@ -11,10 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from safe_bench.protocols import PROTOCOLS, Protocol, get_protocol, run_config
-from safe_bench.runs import RunError
+from safe_bench.protocols import PROTOCOLS, Protocol, protocols_called, run_config
+from safe_bench.runs import RunError, finished_summaries
 
 DEFAULT_OUT = "runs"
+PROTOCOL_HELP = "a name from `safe-bench list`, or what several begin with, such as safe-transfer/point: one by one"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=_list)
 
     run = commands.add_parser("run", help="run a protocol, or go on with it")
-    run.add_argument("protocol", help="a name from `safe-bench list`")
+    run.add_argument("protocol", help=PROTOCOL_HELP)
     run.add_argument(
         "--preset", default="quick", help="how much: quick, paper, or another of the protocol's (default: quick)"
     )
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     report = commands.add_parser("report", help="tables, plots and a page from finished runs")
-    report.add_argument("protocol", help="a name from `safe-bench list`")
+    report.add_argument("protocol", help=PROTOCOL_HELP)
     report.add_argument("--out", default=DEFAULT_OUT, help=f"folder that `run` wrote to (default: {DEFAULT_OUT})")
     report.add_argument("--to", help="folder for the report (default: inside --out)")
     report.set_defaults(command=_report)
@@ -78,9 +79,18 @@ def _list(options: argparse.Namespace, console: Console) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    protocol = get_protocol(options.protocol)
+    todo = _methods(protocols_called(options.protocol), options.methods)
+    for protocol, _ in todo:  # a mistyped preset shows before the first run
+        protocol.budget(options.preset)
+    for protocol, methods in todo:
+        status = _run_protocol(protocol, methods, options, console)
+        if status:
+            return status
+    return 0
+
+
+def _run_protocol(protocol: Protocol, methods: tuple[str, ...], options: argparse.Namespace, console: Console) -> int:
     budget = protocol.budget(options.preset)
-    methods = _methods(protocol, options.methods)
     seeds = budget.seeds if options.seeds is None else dict.fromkeys(options.seeds)
     if options.jobs < 1 or min(seeds) < 0:
         raise ValueError(f"--jobs must be >= 1 and --seeds >= 0, got {options.jobs} and {list(seeds)}")
@@ -110,24 +120,29 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _methods(protocol: Protocol, names: Sequence[str] | None) -> tuple[str, ...]:
+def _methods(protocols: Sequence[Protocol], names: Sequence[str] | None) -> list[tuple[Protocol, tuple[str, ...]]]:
+    """What to run of each protocol of a group; a method that only some of them have is run there."""
     if names is None:
-        return protocol.default_methods
+        return [(protocol, protocol.default_methods) for protocol in protocols]
     if "all" in names:
-        return tuple(protocol.methods)
+        return [(protocol, tuple(protocol.methods)) for protocol in protocols]
     for name in names:
-        protocol.method(name)
-    return tuple(dict.fromkeys(names))
+        if not any(name in protocol.methods for protocol in protocols):
+            protocols[-1].method(name)
+    chosen = [tuple(name for name in dict.fromkeys(names) if name in protocol.methods) for protocol in protocols]
+    return [(protocol, methods) for protocol, methods in zip(protocols, chosen, strict=True) if methods]
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
-    protocol = get_protocol(options.protocol)
-
     from safe_bench.report import summary_table, write_report
 
-    folder = write_report(options.out, protocol.name, None if options.to is None else Path(options.to))
-    console.print(summary_table(options.out, protocol.name))
-    console.print(f"report: {folder / 'report.html'} and {folder / 'report.md'}")
+    protocols = protocols_called(options.protocol)
+    with_runs = [protocol for protocol in protocols if finished_summaries(options.out, protocol.name)]
+    for protocol in with_runs or protocols:
+        to = None if options.to is None else Path(options.to, protocol.name if len(protocols) > 1 else "")
+        folder = write_report(options.out, protocol.name, to)
+        console.print(summary_table(options.out, protocol.name))
+        console.print(f"report: {folder / 'report.html'} and {folder / 'report.md'}")
     return 0
 
 

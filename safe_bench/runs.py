@@ -213,18 +213,24 @@ class Run:
         return run
 
 
+def finished_summaries(out: str | Path, protocol: str) -> list[Path]:
+    """The summaries that finished runs of a protocol have left under ``out``."""
+    return sorted((Path(out) / protocol).glob("*/seed-*/summary.json"))
+
+
 def find_runs(out: str | Path, protocol: str) -> dict[str, list[Run]]:
     """All finished runs of a protocol under ``out``, by method, seeds in order.
 
     Raises:
         RunError: if there is none, or one cannot be used.
     """
-    root = Path(out) / protocol
     runs: dict[str, list[Run]] = {}
-    for summary in sorted(root.glob("*/seed-*/summary.json")):
+    for summary in finished_summaries(out, protocol):
         runs.setdefault(summary.parent.parent.name, []).append(Run.read(RunFolder(summary.parent)))
     if not runs:
-        raise RunError(f"{root} holds no finished run: safe-bench run {protocol} --out {out} makes some")
+        raise RunError(
+            f"{Path(out) / protocol} holds no finished run: safe-bench run {protocol} --out {out} makes some"
+        )
     return {method: sorted(found, key=lambda run: run.seed) for method, found in runs.items()}
 
 

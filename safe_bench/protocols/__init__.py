@@ -23,4 +23,17 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-__all__ = ["PROTOCOLS", "Budget", "Method", "Protocol", "Published", "Stage", "Transfer", "get_protocol", "run_config"]
+def protocols_called(name: str) -> tuple[Protocol, ...]:
+    """The protocol of that name, or all of the group: ``"mesa"``, ``"safe-transfer/point"``; in their order.
+
+    Raises:
+        ValueError: naming the known ones, if there is none.
+    """
+    group = tuple(protocol for key, protocol in PROTOCOLS.items() if key.startswith((f"{name}/", f"{name}-")))
+    return (PROTOCOLS[name],) if name in PROTOCOLS else group or (get_protocol(name),)
+
+
+__all__ = [
+    "PROTOCOLS", "Budget", "Method", "Protocol", "Published", "Stage", "Transfer",
+    "get_protocol", "protocols_called", "run_config",
+]  # fmt: skip

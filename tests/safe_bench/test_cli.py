@@ -26,6 +26,10 @@ def test_list_names_every_protocol(capsys, monkeypatch):
         (["run", "recovery-rl/navigation9"], "recovery-rl/navigation1"),
         (["run", "recovery-rl/navigation1", "--methods", "lr", "magic"], "'magic'"),
         (["run", "recovery-rl/navigation1", "--preset", "huge"], "'huge'"),
+        (["run", "safe-transfer/point", "--methods", "magic"], "'magic'"),
+        (["run", "safe-transfer/point", "--preset", "huge"], "'huge'"),
+        (["run", "safe-transfer/poi"], "safe-transfer/point-walls"),
+        (["report", "safe-transfer/point", "--out", "OUT"], "no finished run"),
         (["run", "recovery-rl/navigation1", "--jobs", "0", "--out", "OUT"], "--jobs"),
         (["run", "recovery-rl/navigation1", "--seeds", "-1", "--out", "OUT"], "--seeds"),
         (["report", "recovery-rl/navigation1", "--out", "OUT"], "no finished run"),
@@ -116,12 +120,17 @@ def test_no_process_goes_on_when_safe_bench_was_killed(tmp_path, how):
     wait_for(is_free, seconds=5)
 
 
-def test_run_and_report_from_nothing(tmp_path, capsys, monkeypatch):
+NAVIGATION = {"recovery-rl/demo", "recovery-rl/navigation1", "recovery-rl/navigation2"}
+
+
+@pytest.fixture
+def tiny_navigation(monkeypatch):
+    """Navigation with next to nothing to do, in this process."""
     from safe_bench.protocols import Budget, Stage
 
-    name = "recovery-rl/navigation2"
-    tiny = Budget((Stage("train", "safe/Navigation2-v0", episodes=3),), 500, 10, 2, (0,))
-    monkeypatch.setitem(PROTOCOLS[name].presets, "quick", tiny)
+    for name in NAVIGATION:
+        tiny = Budget((Stage("train", "safe/Navigation2-v0", episodes=3),), 500, 10, 2, (0,))
+        monkeypatch.setitem(PROTOCOLS[name].presets, "quick", tiny)
 
     def in_this_process(jobs, n_processes, console):
         from safe_bench.pool import Outcome
@@ -131,8 +140,29 @@ def test_run_and_report_from_nothing(tmp_path, capsys, monkeypatch):
         return [Outcome(job, None) for job in jobs]
 
     monkeypatch.setattr("safe_bench.pool.run_jobs", in_this_process)
-    arguments = [name, "--out", str(tmp_path)]
+
+
+def test_run_and_report_from_nothing(tmp_path, capsys, tiny_navigation):
+    arguments = ["recovery-rl/navigation2", "--out", str(tmp_path)]
     assert cli.main(["run", *arguments, "--methods", "unconstrained", "recovery-rl"]) == 0
     assert cli.main(["report", *arguments, "--to", str(tmp_path / "report")]) == 0
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     assert "Recovery RL" in capsys.readouterr().out
+
+
+def test_what_several_names_begin_with_runs_and_reports_all_of_them(tmp_path, capsys, tiny_navigation):
+    out, to = tmp_path / "runs", tmp_path / "report"
+    assert cli.main(["run", "recovery-rl", "--out", str(out), "--methods", "unconstrained"]) == 0
+    assert cli.main(["report", "recovery-rl", "--out", str(out), "--to", str(to)]) == 0
+    assert {str(page.parent.relative_to(to)) for page in to.rglob("report.html")} == NAVIGATION
+
+
+@pytest.mark.parametrize(
+    ("method", "where"),
+    [("transfer", ["point-poles", "point-humanoids"]), ("no-feedback", ["point-walls"])],
+)
+def test_a_method_is_run_where_the_group_has_it(method, where, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("safe_bench.pool.run_jobs", lambda jobs, *_: ran.extend(jobs) or [])
+    assert cli.main(["run", "safe-transfer/point", "--methods", method, "--out", str(tmp_path)]) == 0
+    assert [job.protocol for job in ran] == [f"safe-transfer/{name}" for name in where]
