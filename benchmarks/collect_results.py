@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 KEEP = (
-    "config.json", "episodes.csv", "evaluation.json", "evaluations.csv", "offline_data.json", "stages.json",
-    "summary.json",
+    "config.json", "diagnostics.csv", "episodes.csv", "evaluation.json", "evaluations.csv", "offline_data.json",
+    "stages.json", "summary.json",
 )  # fmt: skip
 
 

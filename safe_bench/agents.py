@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
         "buffer_size": 1,
     }  # which needs its goals
     model = sb3_ext.SafeSAC.load(file, device="cpu", custom_objects=without_her)
-    return Controller(model, observation_space, action_space, safe_envs.as_goal_observation)
+    # It learned without the obstacle, and does not see it here either.
+    observe = partial(safe_envs.as_goal_observation, obstacle=False)
+    return Controller(model, observation_space, action_space, observe)
 
 
 def trained_model(name: str, out: str | Path, seed: int, preset: str | None = None) -> Path:

@@ -20,7 +20,17 @@ from safe_bench.environments import evaluation_env, import_origin, statistics_of
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
 from safe_bench.recordings import Report, recordings, silent
-from safe_bench.runs import BEGUN, EPISODES, EVALUATIONS, SAFETY_DATA, RunFolder, provenance, read_json, write_json
+from safe_bench.runs import (
+    BEGUN,
+    DIAGNOSTICS,
+    EPISODES,
+    EVALUATIONS,
+    SAFETY_DATA,
+    RunFolder,
+    provenance,
+    read_json,
+    write_json,
+)
 from safe_bench.transfer import at_seed, counts, every, learn_transfer
 from safe_wrappers.info import INTERVENED, SUCCESS
 from safe_wrappers.monitor import EpisodeCosts
@@ -30,6 +40,7 @@ from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
 CHECKPOINT_EVERY = 2000
 STAGE_SEEDS = 10_000
 AGENT, BASELINE = "agent", "baseline"
+LEARNING = ("train/", "safety/", "baseline/")
 EVALUATION_SEED = 100_000
 """Evaluation seeds lie far from all training seeds."""
 
@@ -76,6 +87,7 @@ class _Execution:
         self.budget: Budget = at_seed(protocol.budget(job.preset), job.seed)
         self.rows = EPISODES.read(self.folder.path)
         self.evaluations = EVALUATIONS.read(self.folder.path)
+        self.diagnostics = DIAGNOSTICS.read(self.folder.path)
         self.controller, self.layer = None, None
         if self.method.controller is not None:
             self.controller = find_controller(self.method.controller, job.out, self.budget.stages[0])
@@ -115,7 +127,7 @@ class _Execution:
         model = make_model(self.method, env, self.job.seed, self.controller)
         if self.method.start is not None:
             model.start_from(trained_model(self.method.start, self.job.out, self.job.seed, self.job.preset))
-        self.rows, self.evaluations = [], []
+        self.rows, self.evaluations, self.diagnostics = [], [], []
         self._write_stages([])
         if self.method.offline and self.budget.offline_transitions:
             self._pretrain(model, stage)
@@ -140,8 +152,9 @@ class _Execution:
         env = None if holds_environments(checkpoint) else training_env(stage, self.method, self.layer)
         model = getattr(sb3_ext, str(self.method.algorithm)).load_checkpoint(checkpoint, env, device="cpu")
         # Rows are written before each checkpoint: what was written after the last one is lived through again.
-        self.rows, self.evaluations = (
-            [row for row in rows if row["timesteps"] <= model.num_timesteps] for rows in (self.rows, self.evaluations)
+        self.rows, self.evaluations, self.diagnostics = (
+            [row for row in rows if row["timesteps"] <= model.num_timesteps]
+            for rows in (self.rows, self.evaluations, self.diagnostics)
         )
         return model
 
@@ -167,6 +180,9 @@ class _Execution:
             else:
                 model.learn(steps, **arguments)
             EPISODES.write(self.folder.path, self.rows)
+            if self._is_evaluation_due(model):
+                self.diagnostics += _logged(model)
+                DIAGNOSTICS.write(self.folder.path, self.diagnostics)
             model.save_checkpoint(self.folder.checkpoint)
         self._evaluate_in_between(model, stage)
         self._write_stages([*ends, model.num_timesteps])
@@ -187,14 +203,18 @@ class _Execution:
 
     # ------------------------------------------------------------------ evaluation
 
-    def _evaluate_in_between(self, model: Any, stage: Stage) -> None:
-        """Evaluate if it is time: at the start, and whenever a multiple of ``eval_every`` was reached."""
-        every, now = self.budget.eval_every, model.num_timesteps
+    def _is_evaluation_due(self, model: Any) -> bool:
+        """At the start, and whenever a multiple of ``eval_every`` was reached."""
+        every = self.budget.eval_every
         last = self.evaluations[-1]["timesteps"] if self.evaluations else -1
-        if every is None or now // every <= last // every:
+        return every is not None and model.num_timesteps // every > last // every
+
+    def _evaluate_in_between(self, model: Any, stage: Stage) -> None:
+        if not self._is_evaluation_due(model):
             return
+        now, begun = model.num_timesteps, bool(self.evaluations)
         for name, agent in _agents(model).items():
-            if name == BASELINE and self.controller is not None and last >= 0:
+            if name == BASELINE and self.controller is not None and begun:
                 continue  # it does not change
             self.report(f"evaluate {name}", 0, 1)
             result = self._evaluation_of(agent, stage, self.budget.eval_rounds or 1)
@@ -226,6 +246,15 @@ def _agents(model: Any) -> dict[str, Any]:
     """What can be evaluated of a model: itself, and the baseline that it corrects."""
     baseline = getattr(model, "baseline", None)
     return {AGENT: model} if baseline is None else {AGENT: model, BASELINE: baseline}
+
+
+def _logged(model: Any) -> list[dict[str, Any]]:
+    """What a model's last updates recorded, as rows of ``DIAGNOSTICS``; nothing before the first of them."""
+    learning = {name: value for name, value in model.logger.name_to_value.items() if name.startswith(LEARNING)}
+    return [
+        {"timesteps": model.num_timesteps, "name": name, "value": float(f"{float(value):.6g}")}
+        for name, value in learning.items()
+    ]
 
 
 def enter_stage(model: Any, stage: Stage, env: VecEnv, steps: int, arguments: dict[str, Any]) -> None:
@@ -261,6 +290,10 @@ class EpisodeRecorder(BaseCallback):
             state = RecorderState(EpisodeCosts(n_envs), np.zeros(n_envs, dtype=np.int64))
             self.model.recorder_state = state  # type: ignore[attr-defined]
         self.state: RecorderState = self.model.recorder_state  # type: ignore[attr-defined]
+
+    def _on_training_start(self) -> None:
+        if self.stage.steps is not None:  # schedules follow the stage, not the part of it up to the next checkpoint
+            self.model._total_timesteps = self.start + self.stage.steps
 
     def finished(self, timesteps: int) -> bool:
         """Whether the stage is over."""

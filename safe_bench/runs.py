@@ -77,6 +77,8 @@ EVALUATIONS = RowFile("evaluations.csv", {
     "violation_rate": float, "success_rate": float,
 })  # fmt: skip
 """One row per evaluation while learning, of the agent or of its baseline."""
+DIAGNOSTICS = RowFile("diagnostics.csv", {"timesteps": int, "name": str, "value": float})
+"""What the algorithm last logged about its learning (losses, multiplier, values), at each of these evaluations."""
 
 
 @dataclass(frozen=True)

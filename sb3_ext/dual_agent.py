@@ -39,8 +39,10 @@ class DualAgent(SafeTD3):
 
     Deviations: algorithm 1 never masks ends. Here the reward critics and :math:`Q_I` go through time-outs, and what
     ends an episode for good counts as unsafe ever after (unless ``safe_ends``). :math:`\lambda` moves with the actor,
-    at every ``policy_delay``-th step, on the :math:`Q_I` that the actor's step was computed from. Where a wrapper
-    replaces actions, :math:`Q_I` learns from the executed ones.
+    at every ``policy_delay``-th step, on the :math:`Q_I` that the actor's step was computed from. :math:`Q_I` starts at
+    the value of an agent that is always safe: from 0, where the paper says nothing, :math:`\lambda` would climb to 10
+    and more before the critic has been fitted, and take ten thousands of steps to come down. Where a wrapper replaces
+    actions, :math:`Q_I` learns from the executed ones.
 
     Args:
         policy: as in SB3's TD3, for both agents; two hidden layers (400, 300), ReLU and tanh unless ``policy_kwargs``
@@ -122,6 +124,7 @@ class DualAgent(SafeTD3):
             size = int(np.prod(self._action_shape))
             self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, EXPLORATION))
         self.multiplier = GradientMultiplier(0.0, self.multiplier_learning_rate, space="linear", optimizer="sgd")
+        self._presume_safety()
         self.baseline_policy = None
         if self.learns_baseline:
             if not (self.baseline is None or isinstance(self.baseline, TD3Policy)):
@@ -129,6 +132,15 @@ class DualAgent(SafeTD3):
             self.baseline = self.baseline_policy = self._make_baseline_policy()
         else:
             self.baseline = self._make_controller()
+
+    @th.no_grad()
+    def _presume_safety(self) -> None:
+        """Q_I begins at the value of an agent that is always safe, above Gamma: lambda waits for something unsafe."""
+        always = safe_steps(0.0, self.gamma_risk, self.horizon)
+        for critic in (self.critic, self.critic_target):
+            for network in critic.q_networks:
+                *_, last = network.children()
+                last.bias.fill_(always)  # type: ignore[operator]
 
     def _make_baseline_policy(self) -> TD3Policy:
         policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)

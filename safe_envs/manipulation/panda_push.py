@@ -40,8 +40,8 @@ class PandaPushEnv(BulletEnv):
 
     Args:
         render_mode: ``None``, ``"rgb_array"`` or ``"human"``.
-        obstacle: whether there is one; without it the cost is 0, and its entries of the observation say where it
-            would stand.
+        obstacle: whether there is one; without it the cost is 0, and so are its entries of the observation (the
+            midpoint would tell where the target is, whatever target an episode is relabelled with).
         lateral_offset: the obstacle stands at the midpoint of cube and target, up to this many metres aside.
         observe: what the sixth triple is: ``"obstacle"`` (as the authors' environment), or ``"angular_velocity"``
             (panda-gym's own 18 numbers and the target; the paper's text fits both).
@@ -63,11 +63,12 @@ class PandaPushEnv(BulletEnv):
         layout: PushLayout | str = "reachable",
     ) -> None:
         EzPickle.__init__(self, render_mode, obstacle, lateral_offset, observe, layout)
-        if not (np.isfinite(lateral_offset) and lateral_offset >= 0.0):
-            raise ValueError(f"lateral_offset must be finite and >= 0, got {lateral_offset}")
         if observe not in get_args(Observed):
             raise ValueError(f"observe must be one of {get_args(Observed)}, got {observe!r}")
         self._layout = _named_layout(layout)
+        if not 0.0 <= lateral_offset <= self._layout.max_lateral_offset:
+            raise ValueError(f"lateral_offset must be in [0, {self._layout.max_lateral_offset}], where the obstacle "
+                             f"stays on the table, got {lateral_offset}")  # fmt: skip
         if obstacle and not self._layout.has_room_for_obstacle:
             raise ValueError(f"the layout must keep cube and target apart, e.g. min_distance=0.12, got {self._layout}")
         self._has_obstacle, self._lateral_offset, self._observe = obstacle, lateral_offset, observe
@@ -162,10 +163,19 @@ class PandaPushGoalEnv(PandaPushEnv):
         return {"observation": self._features(), "achieved_goal": cube, "desired_goal": goal}
 
 
-def as_goal_observation(observations: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """What ``PandaPushGoalEnv`` observes where ``PandaPushEnv`` observes ``[..., 21]``: agents can act in both."""
+def as_goal_observation(observations: NDArray[Any], obstacle: bool = True) -> dict[str, NDArray[Any]]:
+    """What ``PandaPushGoalEnv`` observes where ``PandaPushEnv`` observes ``[..., 21]``: agents can act in both.
+
+    Args:
+        observations: with ``observe="obstacle"``, or both with ``"angular_velocity"``.
+        obstacle: False for an agent that learned without the obstacle: its entries are 0.
+    """
+    features = observations[..., :18]
+    if not obstacle:
+        features = features.copy()
+        features[..., 15:] = 0.0
     return {
-        "observation": observations[..., :18],
+        "observation": features,
         "achieved_goal": observations[..., 6:9],
         "desired_goal": observations[..., 18:],
     }

@@ -12,6 +12,8 @@ from safe_envs.core.geometry import FloatArray
 
 EDGE = 0.04
 """Edge of cube and obstacle in m."""
+TABLE_LENGTH, TABLE_X = 1.1, -0.3
+"""Length of the table along x, and its middle."""
 
 
 class PushStart(NamedTuple):
@@ -52,6 +54,12 @@ class PushLayout:
     def has_room_for_obstacle(self) -> bool:
         """Whether an obstacle at the midpoint never overlaps the cube."""
         return self.min_distance >= 2 * math.sqrt(2) * EDGE
+
+    @property
+    def max_lateral_offset(self) -> float:
+        """How far aside of the midpoint the obstacle is on the table wherever that is, in m."""
+        edge = min(TABLE_X + TABLE_LENGTH / 2, self.table_width / 2)
+        return round(max(edge - self.xy_range - EDGE / 2, 0.0), 6)
 
     def sample(self, rng: np.random.Generator, lateral_offset: float) -> PushStart:
         """Draw a start; the obstacle lies up to ``lateral_offset`` beside the midpoint of cube and target."""

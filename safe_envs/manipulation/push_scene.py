@@ -7,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from safe_envs.core.geometry import FloatArray
-from safe_envs.manipulation.push_layout import EDGE, PushLayout, PushStart
+from safe_envs.manipulation.push_layout import EDGE, TABLE_LENGTH, TABLE_X, PushLayout, PushStart
 from safe_envs.sim.bullet_env import check_finite
 from safe_envs.sim.bullet_sim import BulletSim
 from safe_envs.sim.panda_sim import N_SUBSTEPS, PandaSim, add_arm
 
 CUBE_MASS = OBSTACLE_MASS = 1.0
 FLOOR_HEIGHT = -0.4
-TABLE_LENGTH, TABLE_X = 1.1, -0.3
 IN_THE_AIR = (2.0, 0.0, 2.0)
 TARGET_HALF_EXTENTS = (0.03, 0.03, 0.001)
 CUBE_COLOUR, OBSTACLE_COLOUR, TARGET_COLOUR = (0.1, 0.7, 0.25, 1.0), (0.85, 0.15, 0.12, 1.0), (0.95, 0.8, 0.1, 1.0)
@@ -31,7 +30,7 @@ class PushState(NamedTuple):
     cube_velocity: FloatArray
     cube_angular_velocity: FloatArray
     obstacle: FloatArray
-    """Where the obstacle is, or where it would stand if there is none."""
+    """Where the obstacle is; 0 if there is none."""
 
 
 class PushScene:
@@ -58,7 +57,6 @@ class PushScene:
         self._obstacle: int | None = None
         if has_obstacle:
             self._obstacle = panda.add_cube("obstacle", EDGE, OBSTACLE_MASS, OBSTACLE_COLOUR)
-        self._start_obstacle = np.zeros(3)
 
     def place(self, start: PushStart) -> None:
         """Put the arm in its neutral pose, and the bodies where ``start`` says."""
@@ -66,7 +64,6 @@ class PushScene:
         self._forget_contacts()
         self._sim.move(self._target, (start.goal[0], start.goal[1], 0.0))
         self._sim.move(self._cube, start.cube)
-        self._start_obstacle = start.obstacle
         if self._obstacle is not None:
             self._sim.move(self._obstacle, start.obstacle)
 
@@ -102,7 +99,7 @@ class PushScene:
         link = sim.getLinkState(self._robot, self._arm.ee_link, computeLinkVelocity=True)
         position, quaternion = sim.getBasePositionAndOrientation(cube)
         velocity, angular_velocity = sim.getBaseVelocity(cube)
-        obstacle = self._start_obstacle
+        obstacle = (0.0, 0.0, 0.0)
         if self._obstacle is not None:
             obstacle = sim.getBasePositionAndOrientation(self._obstacle)[0]
         angles = sim.getEulerFromQuaternion(quaternion)

@@ -9,7 +9,7 @@ pytest.importorskip("pybullet")
 from safe_bench import agents, figures, report
 from safe_bench.protocols import PROTOCOLS, Budget, Stage
 from safe_bench.runner import Job
-from safe_bench.runs import Run, RunError
+from safe_bench.runs import DIAGNOSTICS, Run, RunError
 from sb3_ext.common.off_policy import SafeOffPolicy
 
 PUSH, HER = "dual-agent/panda-push", "dual-agent/push-baseline"
@@ -30,7 +30,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(PROTOCOLS[HER].presets, "tiny", budget("safe/PandaPushGoal-v0", obstacle=False))
     for protocol in (PUSH, HER):
         for name, method in PROTOCOLS[protocol].methods.items():
-            small = {"learning_starts": 100} if "learning_starts" in method.kwargs else {}
+            small = {"learning_starts": 60} if "learning_starts" in method.kwargs else {}
             small |= {"n_steps": 50, "batch_size": 25} if "cost_limit" in method.kwargs else {}
             few = None if method.demonstrations is None else 100
             changed = replace(method, kwargs={**method.kwargs, **small}, demonstrations=few)
@@ -72,6 +72,8 @@ def test_an_interrupted_run_in_a_simulator_without_copies_gives_the_same_results
             run(tmp_path / "parts", "dual-agent")
     parts = run(tmp_path / "parts", "dual-agent")
     assert (parts.evaluations, parts.evaluation) == (whole.evaluations, whole.evaluation)
+    first, second = (DIAGNOSTICS.read(each.path) for each in (parts, whole))
+    assert first == second and {"safety/multiplier", "train/critic_loss"} <= {row["name"] for row in first}
     assert parts.episodes["return"].tolist() == whole.episodes["return"].tolist()
 
 
@@ -86,12 +88,13 @@ def test_a_controller_behind_a_safety_layer_is_evaluated_without_learning(tmp_pa
 
 @pytest.mark.parametrize("method", ["bc-cpo", "bc-safety-layer"])
 def test_other_algorithms_imitate_the_controller_before_they_learn(tmp_path, monkeypatch, method):
-    imitated = []
+    imitated, imitate = [], agents.sb3_ext.imitate
 
-    def imitate(model, controller, **settings):
+    def few_steps(model, controller, **settings):
         imitated.append((model.num_timesteps, controller.name, settings["seed"]))
+        assert imitate(model, controller, **{**settings, "n_steps": 200, "n_updates": 300}) < 0.2
 
-    monkeypatch.setattr(agents.sb3_ext, "imitate", imitate)
+    monkeypatch.setattr(agents.sb3_ext, "imitate", few_steps)
     assert run(tmp_path, method).summary["timesteps"] == 150
     assert imitated == [(0, "controller PushController", 0)]
 

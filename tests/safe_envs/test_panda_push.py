@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from env_ids import needs_bullet
 
+import safe_envs
 from safe_envs.manipulation.push_layout import LAYOUTS, PushLayout
 from safe_wrappers.info import COST, SUCCESS, VIOLATION
 
@@ -151,14 +152,23 @@ def test_obstacle_stands_at_the_midpoint_or_beside_it():
     assert 0.028 < max(offsets) <= 0.03 and min(offsets) < 0.002
 
 
-def test_without_obstacle_nothing_costs_and_its_place_is_still_observed():
+def test_without_obstacle_nothing_costs_and_nothing_tells_where_it_would_be():
     env, other = make(obstacle=False), make()
-    observation, expected = env.reset(seed=4)[0], other.reset(seed=4)[0]
-    assert np.array_equal(observation, expected)
+    observation, with_obstacle = env.reset(seed=4)[0], other.reset(seed=4)[0]
+    assert np.array_equal(np.delete(observation, slice(15, 18)), np.delete(with_obstacle, slice(15, 18)))
     for _ in range(15):
         push_cube(env, env.start.goal)
         observation, *_, info = env.step(STILL)
-        assert info[COST] == 0.0 and np.array_equal(observation[15:18], expected[15:18])
+        assert info[COST] == 0.0 and not observation[15:18].any()
+
+
+def test_an_agent_that_learned_without_the_obstacle_sees_none():
+    without, env = make(GOAL, obstacle=False), make()
+    expected, observation = without.reset(seed=4)[0], env.reset(seed=4)[0]
+    assert observation[15:18].any()
+    found = safe_envs.as_goal_observation(observation[None], obstacle=False)
+    assert all(np.array_equal(found[name][0], expected[name]) for name in expected)
+    assert observation[15:18].any()  # it is not changed
 
 
 @pytest.mark.parametrize(
@@ -166,6 +176,7 @@ def test_without_obstacle_nothing_costs_and_its_place_is_still_observed():
     [
         ({"lateral_offset": -0.1}, "lateral_offset"),
         ({"lateral_offset": np.nan}, "lateral_offset"),
+        ({"lateral_offset": 0.2}, "stays on the table"),
         ({"observe": "everything"}, "observe"),
         ({"layout": "moon"}, "reachable"),
         ({"layout": "panda-gym"}, "min_distance"),

@@ -89,6 +89,7 @@ def test_the_actors_loss_by_hand():
 def test_the_multiplier_starts_at_zero_and_follows_the_shortfall():
     model = tiny(DualAgent, multiplier_learning_rate=0.01, learning_starts=1000).learn(30)
     assert model.multiplier.value == 0.0
+    model.required_value += 5.0  # more than it starts from
     model.train(gradient_steps=7, batch_size=16)
     expected = 0.0
     for value in model._metrics["safety/value"]:
@@ -98,6 +99,20 @@ def test_the_multiplier_starts_at_zero_and_follows_the_shortfall():
     model.required_value = -1e6
     model.train(gradient_steps=2, batch_size=16)
     assert model.multiplier.value == 0.0
+
+
+@pytest.mark.parametrize("horizon", [None, 50])
+def test_the_multiplier_waits_until_something_unsafe_happens(horizon):
+    """From 0, the value would have to be learned first; lambda would have climbed by then."""
+    model = tiny(DualAgent, baseline=to_the_right, gamma_risk=0.9, horizon=horizon).learn(20)
+    with th.no_grad():
+        batch = model.replay_buffer.sample(16)
+        values = th.cat([*model.critic(batch.observations, batch.actions)])
+    assert values.numpy() == pytest.approx(model.required_value / 0.95, abs=0.7)
+    safe = batch._replace(costs=th.zeros_like(batch.costs), timeouts=th.zeros_like(batch.dones))
+    for model._n_updates in range(200):
+        model._update(safe)
+    assert max(model._metrics["safety/multiplier"]) < 0.02
 
 
 def test_the_learned_baseline_is_td3():
