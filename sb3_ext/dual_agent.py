@@ -19,6 +19,7 @@ from sb3_ext.common.controllers import Controller
 from sb3_ext.common.limits import check_probability, safe_steps
 from sb3_ext.common.multipliers import GradientMultiplier
 from sb3_ext.common.safe_td3 import SafeTD3
+from sb3_ext.common.vec_envs import episode_limit
 
 EXPLORATION = 0.1
 """Deviation of the noise on scaled actions, of the authors' later code; the paper prints none."""
@@ -123,6 +124,7 @@ class DualAgent(SafeTD3):
         if self.action_noise is None:
             size = int(np.prod(self._action_shape))
             self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, EXPLORATION))
+        self._check_horizon()
         self.multiplier = GradientMultiplier(0.0, self.multiplier_learning_rate, space="linear", optimizer="sgd")
         self._presume_safety()
         self.baseline_policy = None
@@ -132,6 +134,15 @@ class DualAgent(SafeTD3):
             self.baseline = self.baseline_policy = self._make_baseline_policy()
         else:
             self.baseline = self._make_controller()
+
+    def _check_horizon(self) -> None:
+        limit = None if self.env is None else episode_limit(self.env)
+        if self.horizon is not None and limit not in (None, self.horizon):
+            warnings.warn(
+                f"horizon={self.horizon}, but episodes of this environment have {limit} steps: Gamma of equation 9 "
+                f"holds for episodes of the horizon; use horizon={limit}",
+                stacklevel=5,
+            )
 
     @th.no_grad()
     def _presume_safety(self) -> None:

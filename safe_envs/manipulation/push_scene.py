@@ -15,7 +15,7 @@ from safe_envs.sim.panda_sim import N_SUBSTEPS, PandaSim, add_arm
 CUBE_MASS = OBSTACLE_MASS = 1.0
 FLOOR_HEIGHT = -0.4
 IN_THE_AIR = (2.0, 0.0, 2.0)
-TARGET_HALF_EXTENTS = (0.03, 0.03, 0.001)
+TARGET_HALF_EXTENTS = (EDGE / 2, EDGE / 2, 0.001)
 CUBE_COLOUR, OBSTACLE_COLOUR, TARGET_COLOUR = (0.1, 0.7, 0.25, 1.0), (0.85, 0.15, 0.12, 1.0), (0.95, 0.8, 0.1, 1.0)
 
 

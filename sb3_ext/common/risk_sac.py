@@ -18,6 +18,7 @@ from sb3_ext.common.buffers import CostBatch, CostStorage, offline_buffer, sampl
 from sb3_ext.common.limits import check_probability, discounted_limit
 from sb3_ext.common.safe_sac import SafeSAC
 from sb3_ext.common.safety_critic import SafetyCritic
+from sb3_ext.common.vec_envs import episode_limit
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` while something long goes on."""
@@ -114,8 +115,7 @@ class RiskSAC(SafeSAC):
             assert self.eps_risk is not None
             return self.eps_risk
         if self.episode_length is None and self.env is not None:
-            spec = self.env.get_attr("spec")[0]
-            self.episode_length = None if spec is None else spec.max_episode_steps
+            self.episode_length = episode_limit(self.env)
         if self.episode_length is None:
             raise ValueError(
                 "cost_limit needs the episodes' length, which the environment does not tell: pass episode_length="

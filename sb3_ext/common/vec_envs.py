@@ -24,6 +24,12 @@ from safe_wrappers.risk import (
 )
 
 
+def episode_limit(env: VecEnv) -> int | None:
+    """Steps of the longest episode (``spec.max_episode_steps``), where the environment says so."""
+    spec = env.get_attr("spec")[0]
+    return None if spec is None else spec.max_episode_steps
+
+
 class GymVecEnv(VecEnv):
     """A ``gymnasium.vector`` environment as an SB3 VecEnv.
 

@@ -1,6 +1,7 @@
 """The dual agent: values worked out by hand, every kind of baseline, files, an unsafe baseline that is corrected."""
 
 import threading
+import warnings
 
 import cloudpickle
 import gymnasium as gym
@@ -99,6 +100,15 @@ def test_the_multiplier_starts_at_zero_and_follows_the_shortfall():
     model.required_value = -1e6
     model.train(gradient_steps=2, batch_size=16)
     assert model.multiplier.value == 0.0
+
+
+def test_a_horizon_that_is_not_the_time_limit_is_warned_of():
+    env = gym.make("safe_envs:safe/Navigation2-v0")
+    with pytest.warns(UserWarning, match="horizon=50, but episodes of this environment have 100 steps"):
+        DualAgent("MlpPolicy", env, baseline=to_the_right, horizon=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DualAgent("MlpPolicy", env, baseline=to_the_right, horizon=100)
 
 
 @pytest.mark.parametrize("horizon", [None, 50])
