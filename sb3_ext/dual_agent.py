@@ -225,14 +225,7 @@ class DualAgent(SafeTD3):
         """Lines 21 to 24."""
         policy.set_training_mode(True)
         targets = batch.rewards + (1.0 - batch.dones) * self.gamma * self._next_values(policy, batch)
-        self._metrics["baseline/critic_loss"].append(self._fit_critics(policy, batch, targets))
-        if self._n_updates % self.policy_delay == 0:
-            _, value = self._own_actions(policy, batch)
-            self._metrics["baseline/actor_loss"].append(self._descend(policy, -value.mean()))
-            for online, target in ((policy.critic, policy.critic_target), (policy.actor, policy.actor_target)):
-                self._move_target(online, target)
-                for own, other in zip(target.buffers(), online.buffers(), strict=True):
-                    own.copy_(other)
+        self._td3_step(policy, batch, targets, lambda _, value: -value.mean(), log="baseline")
 
     def _targets(self, batch: CostBatch) -> th.Tensor:
         """Line 27."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3 import TD3
-from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.td3.policies import TD3Policy
 from torch.nn import functional as F
 
@@ -78,15 +79,31 @@ class SafeTD3(SafeOffPolicy, TD3):
         self._log_metrics()
 
     def _update(self, batch: CostBatch) -> None:
-        loss = self._fit_critics(self.policy, batch, self._targets(batch))
-        self._metrics["train/critic_loss"].append(loss)
-        if self._n_updates % self.policy_delay == 0:
-            actions, value = self._own_actions(self.policy, batch)
-            loss = self._descend(self.policy, self._actor_loss(batch, actions, value))
-            self._metrics["train/actor_loss"].append(loss)
-            self._update_targets()
+        actor_loss = partial(self._actor_loss, batch)
+        self._td3_step(self.policy, batch, self._targets(batch), actor_loss, log="train")
 
-    # The steps of any TD3 policy, so that an algorithm may train more than one.
+    def _td3_step(
+        self,
+        policy: TD3Policy,
+        batch: CostBatch,
+        targets: th.Tensor,
+        actor_loss: Callable[[th.Tensor, th.Tensor], th.Tensor],
+        log: str,
+    ) -> None:
+        """TD3's update of any policy, so that an algorithm may train more than one.
+
+        Args:
+            policy: what is trained.
+            batch: from replay.
+            targets: of its critics, ``[B, 1]``.
+            actor_loss: of its actions ``[B, A]`` and their values ``[B, 1]``.
+            log: what its losses are logged under.
+        """
+        self._metrics[f"{log}/critic_loss"].append(self._fit_critics(policy, batch, targets))
+        if self._n_updates % self.policy_delay == 0:
+            loss = actor_loss(*self._own_actions(policy, batch))
+            self._metrics[f"{log}/actor_loss"].append(self._descend(policy, loss))
+            self._move_targets(policy)
 
     def _next_values(self, policy: TD3Policy, batch: CostBatch) -> th.Tensor:
         """Smaller target value ``[B, 1]`` of the smoothed target actions at the next observations."""
@@ -117,11 +134,11 @@ class SafeTD3(SafeOffPolicy, TD3):
         policy.actor.optimizer.step()
         return loss.item()
 
-    def _update_targets(self) -> None:
-        self._move_target(self.critic, self.critic_target)
-        self._move_target(self.actor, self.actor_target)
-        polyak_update(self.critic_batch_norm_stats, self.critic_batch_norm_stats_target, 1.0)
-        polyak_update(self.actor_batch_norm_stats, self.actor_batch_norm_stats_target, 1.0)
+    def _move_targets(self, policy: TD3Policy) -> None:
+        for online, target in ((policy.critic, policy.critic_target), (policy.actor, policy.actor_target)):
+            self._move_target(online, target)
+            for statistics, own in zip(target.buffers(), online.buffers(), strict=True):  # of batch normalisation
+                statistics.copy_(own)
 
     def _propose(self, obs: Any, n: int) -> tuple[th.Tensor, th.Tensor]:
         actions = self.actor(obs)

@@ -72,7 +72,7 @@ def test_safe_steps_of_a_chain_have_their_closed_form(name):
     batch = chain(**last)
     for _ in range(250):
         model._fit_critics(model.policy, batch, model._targets(batch))
-        model._update_targets()
+        model._move_targets(model.policy)
     with th.no_grad():
         values = th.cat(model.critic(batch.observations[:3], batch.actions[:3]), dim=1)
     assert np.allclose(values, np.array(expected)[:, None], atol=0.06)
