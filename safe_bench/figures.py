@@ -21,7 +21,10 @@ GIF_FRAMES, GIF_HEIGHT = 200, 360
 
 
 def record_figures(folder: Path, model: Any, stage: Stage, seed: int, layer: Any = None) -> None:
-    """Write ``figures.json`` (of planar tasks) and ``episode.gif``; what there is no data for is left out."""
+    """Write ``figures.json`` (of planar tasks) and an animation; what there is no data for is left out.
+
+    The animations are ``episode.gif`` and, of the baseline of a model that has one, ``baseline.gif``.
+    """
     if scene_of(stage) is not None:
         figures: dict[str, Any] = {"trajectories": _trajectories(model, stage, seed)}
         if hasattr(model, "risk"):
@@ -29,7 +32,9 @@ def record_figures(folder: Path, model: Any, stage: Stage, seed: int, layer: Any
             figures["risk_map"] = risk_map(model, stage)
         write_json(folder / "figures.json", figures)
     try:
-        save_gif(folder / "episode.gif", model, stage, seed, layer)
+        for name, agent in (("episode", model), ("baseline", getattr(model, "baseline", None))):
+            if agent is not None:
+                save_gif(folder / f"{name}.gif", agent, stage, seed, layer)
     except Exception as error:  # renderers fail in ways of their own; hours of training do not depend on them
         warnings.warn(f"no animation in {folder}: {error}", stacklevel=2)
 

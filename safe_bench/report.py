@@ -286,14 +286,15 @@ def _windows(found: Results) -> str:
 
 
 def _episode_blocks(found: Results, folder: Path) -> list[Block]:
-    """An animation per method, where one was kept."""
+    """An animation per method, and of its baseline if it has one, where they were kept."""
     pictures = []
     for method in found.methods:
-        run = next((run for run in method.runs if (run.path / "episode.gif").is_file()), None)
-        if run is not None:
-            file = f"episode-{method.name}.gif"
-            _write(folder / file, (run.path / "episode.gif").read_bytes())
-            pictures.append(Picture(file, f"an episode of {method.label}", f"{method.label}, seed {run.seed}"))
+        for name, who in (("episode", method.label), ("baseline", f"{method.label}: its baseline")):
+            run = next((run for run in method.runs if (run.path / f"{name}.gif").is_file()), None)
+            if run is not None:
+                file = f"{name}-{method.name}.gif"
+                _write(folder / file, (run.path / f"{name}.gif").read_bytes())
+                pictures.append(Picture(file, f"an episode of {who}", f"{who}, seed {run.seed}"))
     return [Heading("Episodes"), Gallery(pictures)] if pictures else []
 
 

@@ -12,8 +12,8 @@ COST_LIMIT_PER_STEP, EPISODE_STEPS = 0.01, 1000
 COST_LIMIT = COST_LIMIT_PER_STEP * EPISODE_STEPS
 
 # The paper's agent has 2.1 million parameters, batches of 256 sequences, 60 actors; this one is what two cores train.
-# It makes thousands of updates, not millions, so that all that adapts is faster: slow copies, discounts, multiplier; and
-# a learned entropy keeps the policy from freezing. Chosen among walls on seeds 101 to 103.
+# It makes thousands of updates, not millions, so that all that adapts is faster: slow copies, discounts, multiplier;
+# and a learned entropy keeps the policy from freezing. Chosen among walls on seeds 101 to 103.
 _SMALL_NETWORK = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
 _SMALL: dict[str, Any] = {
     "batch_size": 16, "horizon": 30, "train_freq": 32, "gradient_steps": 16, "learning_starts": 10_000,

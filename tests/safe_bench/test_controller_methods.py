@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("pybullet")
 
@@ -25,7 +26,7 @@ def tiny(monkeypatch):
     """Budgets of a few episodes, in which the agents already learn."""
     monkeypatch.setattr(agents, "LAYER_STEPS", 200)
     monkeypatch.setattr(agents, "LAYER_UPDATES", 50)
-    monkeypatch.setattr(figures, "save_gif", lambda *args: None)
+    monkeypatch.setattr(figures, "save_gif", lambda path, *args: Image.new("RGB", (4, 4)).save(path))
     monkeypatch.setitem(PROTOCOLS[PUSH].presets, "tiny", budget("safe/PandaPush-v0"))
     monkeypatch.setitem(PROTOCOLS[HER].presets, "tiny", budget("safe/PandaPushGoal-v0", obstacle=False))
     for protocol in (PUSH, HER):
@@ -114,5 +115,5 @@ def test_the_report_is_about_the_deployed_agents(tmp_path):
     text = (report.write_report(tmp_path, PUSH) / "report.md").read_text()
     assert "Cost of the deployed agents within the limit of 2.5" in text
     assert "Dual agent, scripted baseline: its baseline" in text
-    assert "learning.png" in text
+    assert "learning.png" in text and "baseline-dual-agent.gif" in text and "baseline-safety-layer" not in text
     assert report.summary_table(tmp_path, PUSH).row_count == 2
