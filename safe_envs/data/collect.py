@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, cast
 
 import gymnasium as gym
@@ -68,22 +67,6 @@ def _roll_out(task: BatchedTask, group: RolloutGroup, rng: np.random.Generator, 
         states, rollouts = next_states[~violations], rollouts[~violations]
     # Stable, so that the steps of a rollout stay in their order.
     return Transitions.concatenate(parts).rows(np.argsort(np.concatenate(owners), kind="stable"))
-
-
-def episode_slices(transitions: Transitions) -> Iterator[slice]:
-    """Runs of connected rows: no terminal between them, each next observation equal to the next row's.
-
-    Raises:
-        ValueError: if the observations are dicts.
-    """
-    observations, next_observations = transitions.observations, transitions.next_observations
-    if isinstance(observations, dict) or isinstance(next_observations, dict):
-        raise ValueError("expected observations in one array, got a dict of arrays")
-    linked = (next_observations[:-1] == observations[1:]).reshape(max(0, len(transitions) - 1), -1).all(axis=1)
-    ends = np.flatnonzero(~linked | transitions.terminals[:-1]) + 1
-    bounds = [0, *ends.tolist(), len(transitions)]
-    for begin, end in pairwise(bounds):
-        yield slice(begin, end)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +15,6 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
-from safe_envs.data.collect import episode_slices
 from safe_wrappers.info import COST, VIOLATION
 from safe_wrappers.transitions import Transitions
 
@@ -69,6 +70,22 @@ def load_minari(dataset_id: str) -> Transitions:
     dataset = _import_minari().load_dataset(dataset_id)
     env_id = dataset.storage.metadata.get(ENV_ID_KEY) or None
     return Transitions.concatenate(_rows(episode, dataset_id) for episode in dataset).with_env_id(env_id)
+
+
+def episode_slices(transitions: Transitions) -> Iterator[slice]:
+    """Runs of connected rows: no terminal between them, each next observation equal to the next row's.
+
+    Raises:
+        ValueError: if the observations are dicts.
+    """
+    observations, next_observations = transitions.observations, transitions.next_observations
+    if isinstance(observations, dict) or isinstance(next_observations, dict):
+        raise ValueError("expected observations in one array, got a dict of arrays")
+    linked = (next_observations[:-1] == observations[1:]).reshape(max(0, len(transitions) - 1), -1).all(axis=1)
+    ends = np.flatnonzero(~linked | transitions.terminals[:-1]) + 1
+    bounds = [0, *ends.tolist(), len(transitions)]
+    for begin, end in pairwise(bounds):
+        yield slice(begin, end)
 
 
 def _import_minari() -> ModuleType:

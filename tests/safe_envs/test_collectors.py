@@ -9,8 +9,9 @@ import pytest
 from gymnasium.error import DependencyNotInstalled
 
 from safe_envs import collect_constraint_data, load_minari, to_minari
-from safe_envs.data.collect import episode_slices, main
+from safe_envs.data.collect import main
 from safe_envs.data.scripted import COLLECTORS, ROLLOUT_LENGTH
+from safe_envs.data.storage import episode_slices
 
 every_collector = pytest.mark.parametrize("env_id", sorted(COLLECTORS))
 
