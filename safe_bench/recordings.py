@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch as th
 
 import safe_envs
 import sb3_ext
-from safe_bench.protocols import Budget, Transfer
+from safe_bench.protocols.base import Budget, Source, Transfer
 from safe_bench.runs import RunError, locked
 from safe_wrappers import Transitions
 from safe_wrappers.tasks import Task
@@ -22,8 +24,10 @@ from sb3_ext.common.files import ensure_folder
 DATA_SEEDS = 1_000
 """Seeds of recorded data lie so far apart for each seed of a run."""
 CHECKPOINT_EVERY = 10_000
+RECORDER: dict[str, Any] = {"ent_coef": 0.2, "learning_starts": 1_000, "train_freq": 4}
+"""Of the SAC whose replay is kept; it is part of the file's name."""
 TEST = "test"
-LONGEST_NAME = 40
+LONGEST_NAME = 60
 
 Report = Callable[[str, int, int], None]
 """Called as ``report(what, done, total)``."""
@@ -38,7 +42,8 @@ class Recording:
     """Data of one environment.
 
     Attributes:
-        transfer: how they are recorded.
+        transfer: what they are for.
+        source: how they are recorded.
         task: arguments of the environment.
         n_transitions: how many.
         seed: of all that is drawn.
@@ -46,6 +51,7 @@ class Recording:
     """
 
     transfer: Transfer
+    source: Source
     task: Task
     n_transitions: int
     seed: int
@@ -59,7 +65,7 @@ class Recording:
     @property
     def missing(self) -> bool:
         """Whether it has to be executed before it can be loaded."""
-        return self.transfer.source == "replay" and not self.file.is_file()
+        return self.source == "replay" and not self.file.is_file()
 
     def load(self) -> Transitions:
         """The transitions.
@@ -68,12 +74,15 @@ class Recording:
             RunError: if they have not been recorded, or the file is damaged.
         """
         family = safe_envs.TASKS[self.transfer.family]
-        if self.transfer.source == "scripted":
+        if self.source == "scripted":
             return safe_envs.collect_constraint_data(family.env_id, self.n_transitions, seed=self.seed, **self.task)
-        if self.transfer.source == "random":
+        if self.source == "networks":
             env = family.make(self.task, terminate_on_violation=False, disable_env_checker=True)
-            length = self.transfer.episode_length
-            return safe_envs.collect_rollouts(env, self.n_transitions, episode_length=length, seed=self.seed)
+            rng = np.random.default_rng(self.seed)
+            return safe_envs.collect_rollouts(
+                env, self.n_transitions, episode_length=self.transfer.episode_length, seed=self.seed,
+                each_episode=lambda: safe_envs.random_network(env, rng),
+            )  # fmt: skip
         if self.missing:
             raise RunError(f"{self.file}, which `safe-bench run` records first, is missing: run the same command again")
         try:
@@ -106,15 +115,15 @@ class Recording:
     def _agent(self) -> sb3_ext.SafeSAC:
         env = safe_envs.TASKS[self.transfer.family].make(self.task, terminate_on_violation=False)
         return sb3_ext.SafeSAC(
-            "MlpPolicy", env, ent_coef=0.2, learning_starts=1_000, buffer_size=self.n_transitions, optimize="fused",
-            seed=self.seed, device="cpu",
+            "MlpPolicy", env, **RECORDER, buffer_size=self.n_transitions, optimize="fused", seed=self.seed,
+            device="cpu",
         )  # fmt: skip
 
 
 def recordings(budget: Budget, seed: int, out: str | Path) -> dict[str, Recording]:
     """The data of a transfer: ``"test"``, and ``"train-0"`` and so on, the training environments of a seed.
 
-    Replays belong to an environment and serve all seeds and protocols.
+    Replays belong to a training environment and serve all seeds and protocols.
     """
     transfer = budget.transfer
     if transfer is None:
@@ -122,12 +131,13 @@ def recordings(budget: Budget, seed: int, out: str | Path) -> dict[str, Recordin
     family = safe_envs.TASKS[transfer.family]
     test = (family.test_task(seed), budget.offline_transitions)
     train = [(task, transfer.training_transitions) for task in family.training_tasks(transfer.training_tasks, seed)]
-    first = DATA_SEEDS if transfer.source == "replay" else DATA_SEEDS * (seed + 1)
     found = {}
     for i, (task, n) in enumerate([test, *train]):
         name = f"train-{i - 1}" if i else TEST
-        file = Path(out) / "data" / family.env_id / f"{_describe(task)}-{n}.npz"
-        found[name] = Recording(transfer, task, n, first + i, file)
+        source: Source = "networks" if transfer.source == "replay" and name == TEST else transfer.source
+        own_seed = i + DATA_SEEDS * (1 if source == "replay" else seed + 1)
+        file = Path(out) / "data" / family.env_id / f"{_describe(task)}-{n}-{_describe(RECORDER)}-{own_seed}.npz"
+        found[name] = Recording(transfer, source, task, n, own_seed, file)
     return found
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from safe_envs.core.vector import TaskVectorEnv
     from safe_envs.core.worker_vector import WorkerVectorEnv
     from safe_envs.data.collect import collect_constraint_data
-    from safe_envs.data.rollouts import collect_rollouts
+    from safe_envs.data.rollouts import collect_rollouts, random_network
     from safe_envs.data.storage import load_minari, to_minari
     from safe_envs.data.tasks import TASKS, navigation_tasks
     from safe_envs.hallway.camera import Camera
@@ -53,6 +53,7 @@ __all__ = [
     "collect_rollouts",
     "load_minari",
     "navigation_tasks",
+    "random_network",
     "register_envs",
     "to_minari",
 ]
@@ -78,6 +79,7 @@ _LAZY = {
     "collect_rollouts": "safe_envs.data.rollouts",
     "load_minari": "safe_envs.data.storage",
     "navigation_tasks": "safe_envs.data.tasks",
+    "random_network": "safe_envs.data.rollouts",
     "to_minari": "safe_envs.data.storage",
 }
 

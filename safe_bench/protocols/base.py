@@ -28,6 +28,9 @@ class Stage:
     call: Literal["learn", "pretrain", "finetune"] = "learn"
 
 
+Source = Literal["scripted", "networks", "replay"]
+
+
 @dataclass(frozen=True)
 class Transfer:
     """What is learned from other environments before the first stage, which is then in the family's test environment.
@@ -39,9 +42,10 @@ class Transfer:
         iterations: of ``meta_train`` on these data.
         adaptation_updates: of ``adapt`` on the offline data of the test environment.
         batch_size: of these, and of the pre-training of methods that know the test environment only.
-        source: scripted rollouts; episodes of uniform random actions; or what SAC does while it learns, one data set of
-            each environment for all seeds. In the latter two violations do not end an episode.
-        episode_length: of random episodes; None: the environment's.
+        source: scripted rollouts; episodes of random networks, each with weights of its own; or what SAC does while it
+            learns, one data set of each training environment for all seeds (those of the test environment are then
+            random networks' too). In the latter two violations do not end an episode.
+        episode_length: of the random networks' episodes; None: the environment's.
     """
 
     family: str
@@ -50,7 +54,7 @@ class Transfer:
     iterations: int
     adaptation_updates: int
     batch_size: int
-    source: Literal["scripted", "random", "replay"] = "scripted"
+    source: Source = "scripted"
     episode_length: int | None = None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -26,9 +27,41 @@ class _Step(NamedTuple):
     terminals: bool
 
 
+def random_network(
+    env: gym.Env[Any, Any], rng: np.random.Generator, hidden: Sequence[int] = (256, 256), gain: float = 2.0
+) -> Policy:
+    """A deterministic policy of random weights, as an actor has before it is trained.
+
+    Uniform random actions cancel out where steps are short; those of a network last, and lead far.
+
+    Args:
+        env: with observations and bounded actions in one array each.
+        rng: where the weights come from.
+        hidden: sizes of the hidden layers, with ReLU; the output goes through tanh.
+        gain: of Glorot's uniform distribution. With 1 most actions are small; 2 drives many of them to their limits.
+
+    Raises:
+        ValueError: for other spaces.
+    """
+    box = env.action_space
+    if not (isinstance(box, spaces.Box) and box.is_bounded() and isinstance(env.observation_space, spaces.Box)):
+        raise ValueError(f"random_network needs bounded Boxes, got {env.observation_space} and {box}")
+    sizes = [int(np.prod(env.observation_space.shape)), *hidden, int(np.prod(box.shape))]
+    weights = [rng.uniform(-1.0, 1.0, pair) * gain * np.sqrt(6.0 / sum(pair)) for pair in pairwise(sizes)]
+    middle, half = (box.high + box.low) / 2, (box.high - box.low) / 2
+
+    def act(observation: Any) -> Any:
+        signal = np.ravel(observation)
+        for layer in weights[:-1]:
+            signal = np.maximum(signal @ layer, 0.0)
+        return (middle + half * np.tanh(signal @ weights[-1]).reshape(box.shape)).astype(box.dtype)
+
+    return act
+
+
 def collect_rollouts(
     env: gym.Env[Any, Any], n_transitions: int, policy: Policy | None = None, episode_length: int | None = None,
-    seed: int = 0,
+    seed: int = 0, *, each_episode: Callable[[], Policy] | None = None,
 ) -> Transitions:  # fmt: skip
     """Record what a policy does.
 
@@ -41,9 +74,10 @@ def collect_rollouts(
         policy: ``policy(observation) -> action``; None: uniform random actions.
         episode_length: start anew after so many steps; None: where the environment's episodes end.
         seed: of the environment and the random actions.
+        each_episode: gives every episode a policy of its own, instead of ``policy``.
 
     Raises:
-        ValueError: if a number is below 1, or observations are dicts.
+        ValueError: if a number is below 1, observations are dicts, or both kinds of policies are given.
         safe_wrappers.MissingCostError: if a step reports no cost.
 
     Example:
@@ -60,7 +94,9 @@ def collect_rollouts(
         raise ValueError(f"collect_rollouts records observations in one array, got {env.observation_space}")
     of_env, of_actions = np.random.SeedSequence(seed).generate_state(2).tolist()  # or both would draw the same numbers
     env.action_space.seed(of_actions)
-    act: Policy = policy or (lambda observation: env.action_space.sample())
+    if policy is not None and each_episode is not None:
+        raise ValueError("pass policy or each_episode, not both")
+    act: Policy = policy or (each_episode() if each_episode else lambda observation: env.action_space.sample())
     observation, _ = env.reset(seed=of_env)
     steps: list[_Step] = []
     since_reset = 0
@@ -75,7 +111,7 @@ def collect_rollouts(
         since_reset += 1
         if terminated or truncated or since_reset == episode_length:
             following, _ = env.reset()
-            since_reset = 0
+            since_reset, act = 0, each_episode() if each_episode else act
         observation = following
     columns = {name: np.asarray([getattr(step, name) for step in steps]) for name in _Step._fields}
     return Transitions(**columns, env_id=None if env.spec is None else env.spec.id)

@@ -68,8 +68,12 @@ class LagrangianOnPolicy(CostOnPolicy):
         """Learn the costs, move the multipliers, then let the base learn from the priced advantages."""
         advantages = self._learn_costs()
         self._move_multipliers()
-        self._price(advantages)
+        asked = self.normalize_advantage
+        if self._price(advantages):
+            # Standardised again, rollouts without cost would turn the errors of the cost critic into whole steps.
+            self.normalize_advantage = False
         super().train()
+        self.normalize_advantage = asked
 
     def _prices(self) -> list[tuple[str, Multiplier]]:
         return cast(list[tuple[str, Multiplier]], list(self.multipliers.items()))  # a ModuleDict forgets the type
@@ -85,13 +89,15 @@ class LagrangianOnPolicy(CostOnPolicy):
         met = any(np.all(costs <= self._limits) for costs in self.recent_costs)
         self.logger.record("safety/infeasible", float(bool(self.recent_costs) and not met))
 
-    def _price(self, advantages: NDArray[np.float64]) -> None:
+    def _price(self, advantages: NDArray[np.float64]) -> bool:
+        """Take the priced costs from the advantages; False where nothing has a price."""
         prices = np.array([price.value for _, price in self._prices()])
         if not prices.any():
-            return
+            return False
         rewards = self.rollout_buffer.advantages
         if self.normalize_advantage:
             # A multiplier of 1 then means the same early, with small returns, and late, with large ones.
             rewards = (rewards - rewards.mean()) / (rewards.std() + 1e-8)
             advantages = advantages - advantages.mean(axis=(0, 1))
         self.rollout_buffer.advantages = ((rewards - advantages @ prices) / (1.0 + prices.sum())).astype(np.float32)
+        return True

@@ -118,12 +118,19 @@ def test_a_smaller_adaptation_set_is_drawn_by_the_seed_and_harmless_training_dat
 def test_replays_belong_to_an_environment_and_serve_all_seeds(tmp_path):
     disabled = Transfer("halfcheetah-disabled", 4, 50, 1, 1, 32, source="replay")
     first, second = (recordings(budget(disabled), seed, tmp_path) for seed in (0, 1))
-    assert [each.file for each in first.values()] == [each.file for each in second.values()]
-    assert first["train-0"].file.name == "disabled=1-50.npz"
+    training = [name for name in first if name != TEST]
+    assert [first[name] for name in training] == [second[name] for name in training]
+    assert first["train-0"].file.name.startswith("disabled=1-50-ent_coef=0.2,")  # how it was recorded is in the name
     partial = Transfer("halfcheetah-partial", 4, 50, 1, 1, 32, source="replay")
-    third, fourth = (recordings(budget(partial), seed, tmp_path) for seed in (0, 1))
-    assert third["train-0"].file == first["train-0"].file  # the same environments
-    assert third[TEST].file != fourth[TEST].file  # drawn for each seed
+    assert recordings(budget(partial), 0, tmp_path)["train-0"].file == first["train-0"].file  # the same environments
+
+
+def test_adaptation_sets_are_recorded_anew_for_each_seed_by_random_networks(tmp_path):
+    disabled = Transfer("halfcheetah-disabled", 4, 50, 1, 1, 32, source="replay")
+    first, again, other = (recordings(budget(disabled), seed, tmp_path)[TEST] for seed in (0, 0, 1))
+    assert not first.missing and len(first.load()) == 140
+    assert np.array_equal(first.load().actions, again.load().actions)
+    assert not np.array_equal(first.load().actions, other.load().actions)
 
 
 def test_a_replay_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
@@ -164,16 +171,16 @@ def test_one_command_records_and_runs(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("safe_bench.pool.run_jobs", in_this_process)
     arguments = ["run", CART_POLE, "--preset", "tiny", "--methods", "mesa", "--out", str(tmp_path)]
     assert cli.main(arguments) == 0
-    assert [label.split("=")[0] for label in executed] == ["data length"] * 3 + ["mesa seed 0"]
+    assert [label.split("=")[0] for label in executed] == ["data length"] * 2 + ["mesa seed 0"]
     assert cli.main(arguments) == 0 and "0 of 1 runs to do" in capsys.readouterr().out
 
 
 def test_a_run_without_its_replays_or_with_damaged_ones_says_so(tiny, tmp_path):
     with pytest.raises(RunError, match=r"npz, which `safe-bench run` records first, is missing"):
         job(tmp_path, "mesa", CART_POLE).execute()
-    test = recordings(PROTOCOLS[CART_POLE].budget("tiny"), 0, tmp_path)[TEST]
-    test.file.parent.mkdir(parents=True)
-    test.file.write_bytes(b"PK nothing")
+    first = recordings(PROTOCOLS[CART_POLE].budget("tiny"), 0, tmp_path)["train-0"]
+    first.file.parent.mkdir(parents=True)
+    first.file.write_bytes(b"PK nothing")
     with pytest.raises(RunError, match=r"is damaged.*remove the file to record it again"):
         job(tmp_path, "mesa", CART_POLE).execute()
 

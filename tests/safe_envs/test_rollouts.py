@@ -77,3 +77,30 @@ def test_bad_arguments_raise():
         safe_envs.collect_rollouts(make(), 5, episode_length=0)
     with pytest.raises(MissingCostError):
         safe_envs.collect_rollouts(gym.make("Pendulum-v1"), 5)
+
+
+def test_every_episode_may_have_a_policy_of_its_own():
+    env, made = make(noise_std=0.0), []
+
+    def heading():
+        made.append(np.array([0.0, float(len(made) % 2)], np.float32))
+        return lambda observation, action=made[-1]: action
+
+    data = safe_envs.collect_rollouts(env, 30, episode_length=10, each_episode=heading)
+    assert [data.actions[i, 1] for i in (0, 9, 10, 19, 20, 29)] == [0, 0, 1, 1, 0, 0]
+    with pytest.raises(ValueError, match="policy or each_episode, not both"):
+        safe_envs.collect_rollouts(env, 5, heading(), each_episode=heading)
+
+
+def test_random_networks_last_and_keep_to_the_action_space():
+    env = gym.make("safe/CartPoleLength-v0")
+    first, second = (safe_envs.random_network(env, np.random.default_rng(seed)) for seed in (1, 2))
+    observation = env.reset(seed=0)[0]
+    assert env.action_space.contains(first(observation))
+    assert np.array_equal(first(observation), first(observation)) and not np.array_equal(
+        first(observation), second(observation)
+    )
+    actions = np.array([first(np.full(observation.shape, value)) for value in np.linspace(-3, 3, 50)])
+    assert (abs(actions) <= env.action_space.high).all() and np.ptp(actions) > 0.5
+    with pytest.raises(ValueError, match="bounded Boxes"):
+        safe_envs.random_network(gym.make("CartPole-v1"), np.random.default_rng(0))
