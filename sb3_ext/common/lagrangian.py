@@ -20,7 +20,9 @@ class LagrangianOnPolicy(CostOnPolicy):
 
     Before the policy learns from a rollout, each multiplier moves by how much the cost of the episodes that ended in
     it exceeds the limit (before the first one has ended, by how much a running one does already), and the advantages
-    become (A - sum of multiplier * A_c) / (1 + sum of multipliers). With all multipliers at 0 they stay as they are.
+    become (A - sum of multiplier * A_c) / (1 + sum of multipliers). With all multipliers at 0 they stay as they are,
+    and with ``normalize_advantage`` the base standardises them by minibatches. Where there is a price it does not:
+    those of rewards are then standardised, and those of costs centred, over the rollout.
 
     Args:
         policy: as in SB3.
@@ -68,12 +70,13 @@ class LagrangianOnPolicy(CostOnPolicy):
         """Learn the costs, move the multipliers, then let the base learn from the priced advantages."""
         advantages = self._learn_costs()
         self._move_multipliers()
-        asked = self.normalize_advantage
-        if self._price(advantages):
-            # Standardised again, rollouts without cost would turn the errors of the cost critic into whole steps.
-            self.normalize_advantage = False
-        super().train()
-        self.normalize_advantage = asked
+        priced, asked = self._price(advantages), self.normalize_advantage
+        # Standardised once more, a rollout without cost would make whole steps of the cost critic's errors.
+        self.normalize_advantage = asked and not priced
+        try:
+            super().train()
+        finally:
+            self.normalize_advantage = asked
 
     def _prices(self) -> list[tuple[str, Multiplier]]:
         return cast(list[tuple[str, Multiplier]], list(self.multipliers.items()))  # a ModuleDict forgets the type

@@ -402,6 +402,24 @@ def test_priced_advantages_by_hand():
         assert np.allclose(model.rollout_buffer.advantages.ravel(), np.array(expected) / 5.0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("cls", "base"), [(PPOLag, PPO), (TRPOLag, TRPO)])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_minibatches_are_standardised_only_while_nothing_has_a_price(cls, base, normalize, monkeypatch):
+    model = tiny(cls, multiplier="fixed", normalize_advantage=normalize).learn(20)
+    seen, train = [], base.train
+
+    def watched(self):
+        seen.append(self.normalize_advantage)
+        train(self)
+
+    monkeypatch.setattr(base, "train", watched)
+    model.multipliers["cost"].get_buffer("initial").fill_(0.0)
+    model.learn(20)
+    model.multipliers["cost"].get_buffer("initial").fill_(3.0)
+    model.learn(20)
+    assert (seen[0], seen[-1], model.normalize_advantage) == (normalize, False, normalize)
+
+
 def test_reward_value_function_is_not_priced():
     model = tiny(PPOLag, vec(noise=0.3), multiplier="fixed", multiplier_kwargs={"value": 5.0}).learn(40)
     plain = tiny(PPO, vec(noise=0.3)).learn(40)
