@@ -18,11 +18,11 @@ class PPOLag(LagrangianOnPolicy, PPO):
     ``PPO``, bit for bit on the same seed.
 
     Deviations: the multiplier starts at 0 and is projected to >= 0 (there: softplus of a parameter, from 1), so that
-    an inert limit changes nothing, and learns with Adam at OmniSafe's rate per step (see ``multiplier_kwargs``; there
-    0.05). The advantages of rewards are standardised and those of costs centred over the rollout before they are
-    joined (``normalize_advantage``), as in the paper's code; SB3's standardisation of each minibatch is left out while
-    a multiplier is above 0. The cost critic is fitted with its own optimiser, in larger batches than PPO's.
-    Time-outs are bootstrapped.
+    an inert limit changes nothing, and learns with Adam, as fast whatever the rollouts' length (see
+    ``multiplier_kwargs``; there 0.05 for 30,000 steps). The advantages of rewards are standardised and those of costs
+    centred over the rollout before they are joined (``normalize_advantage``), as in the paper's code; SB3's
+    standardisation of each minibatch is left out while a multiplier is above 0. The cost critic is fitted with its own
+    optimiser, in larger batches than PPO's. Time-outs are bootstrapped.
 
     Args are those of ``LagrangianOnPolicy``, ``CostOnPolicy`` and SB3's ``PPO``.
 

@@ -11,8 +11,9 @@ from torch import nn
 from sb3_ext.common.cost_on_policy import CostOnPolicy
 from sb3_ext.common.multipliers import Multiplier, make_multiplier
 
-LEARNING_RATE, LEARNING_RATE_STEPS = 0.035, 20_000
-"""Of OmniSafe's multiplier, for each rollout, and the steps of its rollouts."""
+LEARNING_RATE, LEARNING_RATE_STEPS = 0.1, 20_000
+"""Of the multiplier, for a rollout of so many steps. OmniSafe has 0.035 and learns for ten million steps; SB3's users
+for about one."""
 
 
 class LagrangianOnPolicy(CostOnPolicy):
@@ -30,8 +31,8 @@ class LagrangianOnPolicy(CostOnPolicy):
         *args: the base's further arguments.
         multiplier: ``"gradient"``, ``"pid"``, ``"schedule"`` or ``"fixed"``; None: ``default_multiplier`` of the class.
         multiplier_kwargs: arguments of that multiplier. ``"gradient"`` starts at 0, is projected to >= 0 and, unless
-            they say otherwise, learns with OmniSafe's rate of 0.035 for a rollout of 20,000 steps, and as much less as
-            the rollouts are shorter: the price rises as fast per step, whatever their length.
+            they say otherwise, learns with a rate of 0.1 for a rollout of 20,000 steps, and as much less as the
+            rollouts are shorter: the price rises as fast per step, whatever their length.
         **kwargs: see ``CostOnPolicy``.
 
     Attributes:

@@ -140,7 +140,7 @@ def test_a_multiplier_moves_with_episodes_not_with_rollouts(n_steps):
 
 def test_the_default_rate_is_omnisafes_per_step():
     model = tiny(PPOLag, vec(2), n_steps=100, batch_size=50)
-    assert model.multipliers["cost"].optimizer.param_groups[0]["lr"] == pytest.approx(0.035 * 200 / 20_000)
+    assert model.multipliers["cost"].optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 200 / 20_000)
 
 
 def test_cpos_margin_adds_up_what_was_exceeded():
