@@ -33,6 +33,10 @@ from sb3_ext.common.files import atomic_path, ensure_folder
 
 SUMMARY = ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation")
 LABEL_WIDTH = 13
+CRITICS_NOTE = (
+    "On 5,000 recorded transitions of the test environment that no critic has seen. AUC: how often, of one transition "
+    "that violates and one that does not, the first has the higher risk. Alarms: shares whose risk is above the limit."
+)
 Drawing = tuple[str, Figure | None, str, str]
 """File name without suffix, figure (None: no data for it), alternative text, caption."""
 
@@ -180,7 +184,11 @@ def _constrained_blocks(found: Results, limit: float) -> list[Block]:
 
 def _outcome_blocks(found: Results) -> list[Block]:
     stage, earlier = found.stages[-1]["name"], tables.earlier_stages_table(found)
-    blocks: list[Block] = [
+    critics = tables.critic_table(found)
+    blocks: list[Block] = []
+    if critics is not None:
+        blocks += [Heading("Safety critics before learning"), critics, Paragraph(CRITICS_NOTE, "note")]
+    blocks += [
         Heading(f"While learning (stage {stage})" if earlier else "While learning"),
         tables.training_table(found),
         Paragraph(f"Final return: last 20 % of the training episodes. {tables.interval_note(found)}", "note"),

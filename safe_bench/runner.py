@@ -25,6 +25,7 @@ from safe_bench.runs import (
     DIAGNOSTICS,
     EPISODES,
     EVALUATIONS,
+    OFFLINE,
     SAFETY_DATA,
     RunFolder,
     provenance,
@@ -135,7 +136,7 @@ class _Execution:
         return model
 
     def _pretrain(self, model: Any, stage: Stage) -> None:
-        budget, job, file = self.budget, self.job, self.folder.path / "offline_data.json"
+        budget, job, file = self.budget, self.job, self.folder.path / OFFLINE
         if budget.transfer is not None:
             sources = recordings(budget, job.seed, job.out)
             write_json(file, learn_transfer(model, self.method, budget, job.seed, sources, self.report))

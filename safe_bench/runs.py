@@ -77,6 +77,10 @@ EVALUATIONS = RowFile("evaluations.csv", {
     "violation_rate": float, "success_rate": float,
 })  # fmt: skip
 """One row per evaluation while learning, of the agent or of its baseline."""
+OFFLINE = "offline_data.json"
+"""What was recorded before a run, and what was learned from it."""
+CRITIC = "critic"
+"""There: how well the safety critic knew the test environment before the first stage."""
 DIAGNOSTICS = RowFile("diagnostics.csv", {"timesteps": int, "name": str, "value": float})
 """What the algorithm last logged about its learning (losses, multiplier, values), at each of these evaluations."""
 
@@ -167,6 +171,7 @@ class Run:
         summary: wall time, versions, commit.
         figures: data of pictures, if kept.
         ends: timesteps at the end of each stage; empty where nothing is learned.
+        offline: contents of ``OFFLINE``; empty without.
         path: its folder.
     """
 
@@ -177,6 +182,7 @@ class Run:
     summary: dict[str, Any]
     figures: dict[str, Any] | None
     ends: list[int]
+    offline: dict[str, Any]
     path: Path
 
     @property
@@ -199,7 +205,7 @@ class Run:
         if not folder.finished:
             raise RunError(f"{folder.path} is not finished: run the same command again to go on")
         rows = EPISODES.read(folder.path)
-        figures, ends = folder.path / "figures.json", folder.path / BEGUN
+        figures, ends, offline = (folder.path / name for name in ("figures.json", BEGUN, OFFLINE))
         run = cls(
             read_json(folder.path / "config.json"),
             {key: np.array([row[key] for row in rows]) for key in EPISODES.columns},
@@ -208,6 +214,7 @@ class Run:
             read_json(folder.path / "summary.json"),
             read_json(figures) if figures.is_file() else None,
             read_json(ends) if ends.is_file() else [],
+            read_json(offline) if offline.is_file() else {},
             folder.path,
         )
         if fault := find_fault(run):

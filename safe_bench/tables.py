@@ -8,8 +8,9 @@ from typing import Any
 
 from safe_bench import results
 from safe_bench.document import Block, Cell, Details, Heading, Paragraph, Table, number_text
-from safe_bench.metrics import share_within
+from safe_bench.metrics import aggregate, share_within
 from safe_bench.results import Episodes, MethodResults, Results
+from safe_bench.runs import CRITIC
 from safe_bench.verdict import Judgement, Measure
 
 SAFETY_COLUMNS = {"safety_steps": "Steps of safety data", "safety_violations": "Violations in them"}
@@ -85,6 +86,26 @@ def safety_data_note(found: Results) -> str | None:
         "are in no other number of this report; their violations are counted in steps, not in episodes. A dash: none, "
         "or a run from before they were counted."
     )
+
+
+def critic_table(found: Results) -> Table | None:
+    """What safety critics knew of the test environment before the first stage; None where nobody looked."""
+    rows: list[list[Cell]] = []
+    for method in found.methods:
+        runs = [run.offline for run in method.runs if CRITIC in run.offline]
+        if runs:
+            data = [aggregate([run[what] for run in runs]) for what in ("transitions", "violations")]
+            rows.append(
+                [method.label, *data, *(_critic_cell(runs, what) for what in ("auc", "alarms", "false_alarms"))]
+            )
+    header = ("Method", "Transitions of the test environment", "Violations in them", "AUC", "Alarms, violating",
+              "Alarms, others")  # fmt: skip
+    return Table(header, rows) if rows else None
+
+
+def _critic_cell(runs: Sequence[dict[str, Any]], what: str) -> Cell:
+    known = [run[CRITIC][what] for run in runs if run[CRITIC][what] is not None]
+    return aggregate(known) if known else "-"
 
 
 def comparison_table(judged: Sequence[Judgement], measure: Measure) -> Table:

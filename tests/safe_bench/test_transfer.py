@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import safe_envs
-from safe_bench import cli
+from safe_bench import cli, report, transfer
 from safe_bench.pool import Outcome
 from safe_bench.protocols import PROTOCOLS, Budget, Stage, Transfer
 from safe_bench.recordings import TEST, recordings, silent
@@ -58,10 +58,14 @@ def test_methods_learn_from_the_data_that_they_may_see(method, tiny, tmp_path):
     assert run.folder.finished
     if method == "unconstrained":
         assert not (run.folder.path / "offline_data.json").exists()
+        assert "Safety critics" not in (report.write_report(tmp_path, NAVIGATION) / "report.md").read_text()
         return
     data = written(run, "offline_data.json")
     sources = recordings(budget(SCRIPTED), 0, tmp_path)
     assert data["transitions"] == len(sources[TEST].load()) and data["violations"] > 0
+    assert set(data["critic"]) == {"auc", "alarms", "false_alarms"} and 0.0 <= data["critic"]["auc"] <= 1.0
+    text = (report.write_report(tmp_path, NAVIGATION) / "report.md").read_text()
+    assert "Safety critics before learning" in text and "Alarms, violating" in text
     if method == "recovery-rl":
         assert "training" not in data
     else:
@@ -85,7 +89,8 @@ def test_part_of_the_adaptation_data(tiny, tmp_path, monkeypatch):
     assert written(run, "offline_data.json")["transitions"] == round(whole / 2)
 
 
-def test_a_smaller_adaptation_set_is_drawn_by_the_seed_and_harmless_training_data_are_left_out():
+def test_a_smaller_adaptation_set_is_drawn_by_the_seed_and_harmless_training_data_are_left_out(monkeypatch):
+    monkeypatch.setattr(transfer, "judge_critic", lambda model, recording: {})
     data = safe_envs.collect_constraint_data("safe/Navigation1-v0", 300, seed=0)
     safe = data.rows(~data.violations)
     sources = {TEST: data, "train-0": safe, "train-1": data}
@@ -110,6 +115,39 @@ def test_a_smaller_adaptation_set_is_drawn_by_the_seed_and_harmless_training_dat
     first, again, other = seen[1::2]
     assert len(first) == round(len(data) / 2)
     assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("risk", "expected"),
+    [
+        (lambda violated: violated, (1.0, 1.0, 0.0)),
+        (lambda violated: 1.0 - violated, (0.0, 0.0, 1.0)),
+        (lambda violated: 0.0 * violated, (0.5, 0.0, 0.0)),
+    ],
+)
+def test_a_critic_is_judged_on_transitions_that_nobody_has_seen(risk, expected):
+    own = recordings(budget(SCRIPTED), 0, "runs")[TEST]
+    asked = []
+
+    class Oracle:
+        limit = 0.3
+
+        def risk(self, observations, actions):
+            asked.append(observations)
+            held_out = replace(own, n_transitions=transfer.HELD_OUT, seed=own.seed + transfer.HELD_OUT_SEEDS).load()
+            assert np.array_equal(held_out.observations, observations)
+            return risk(held_out.violations.astype(np.float32))
+
+    found = transfer.judge_critic(Oracle(), own)
+    assert (found["auc"], found["alarms"], found["false_alarms"]) == expected
+    seen = {row.tobytes() for row in own.load().observations}
+    assert not seen & {row.tobytes() for row in asked[0]}
+
+
+def test_a_critic_without_any_violation_to_judge_by_has_no_figures():
+    few = replace(recordings(budget(REPLAY), 0, "runs")[TEST], transfer=replace(REPLAY, episode_length=3))
+    model = SimpleNamespace(limit=0.3, risk=lambda observations, actions: np.zeros(len(observations)))
+    assert set(transfer.judge_critic(model, few).values()) == {None}
 
 
 # ---------------------------------------------------------------------- replays
