@@ -12,7 +12,7 @@ import safe_envs
 import sb3_ext
 from safe_bench.protocols import Budget, Method
 from safe_bench.recordings import TEST, Recording, Report
-from safe_bench.runs import CRITIC
+from safe_bench.runs import CRITIC, RunError
 from safe_wrappers import Transitions
 
 HELD_OUT, HELD_OUT_SEEDS = 5_000, 500
@@ -50,6 +50,8 @@ def learn_transfer(
     data = [source.load() for name, source in sources.items() if name != TEST]
     # Early in its life an agent may not have found out how to do harm: nothing can be learned there.
     harmful = [each for each in data if each.n_violations > 0]
+    if not harmful:
+        raise RunError(f"none of the {len(data)} training environments' data shows a violation: record more of them")
     model.meta_train(harmful, transfer.iterations, recovery_dataset=few, progress=every(50, "meta-train", report))
     progress = every(50, "adapt", report)
     model.adapt(few, transfer.adaptation_updates, batch_size=transfer.batch_size, progress=progress)

@@ -51,8 +51,8 @@ class MultiTask(RecoveryRL):
     ) -> Self:
         """Phase 1: learn from the data of the training environments.
 
-        Another call begins with a fresh optimiser. With ``scale_inputs`` or a fresh ``VecNormalize`` the statistics
-        come from these data, and stay.
+        Another call goes on (``MESA``: with a fresh outer optimiser). With ``scale_inputs`` or a fresh ``VecNormalize``
+        the statistics come from these data, and stay.
 
         Args:
             datasets: one for each training environment, with violations in each.

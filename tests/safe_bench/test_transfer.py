@@ -111,6 +111,8 @@ def test_a_smaller_adaptation_set_is_drawn_by_the_seed_and_harmless_training_dat
         loaded = {name: SimpleNamespace(load=lambda each=each: each) for name, each in sources.items()}
         counted = learn_transfer(model, half, budget(SCRIPTED), seed, loaded, silent)
         assert [each["violations"] for each in counted["training"]] == [0, data.n_violations]
+    with pytest.raises(RunError, match="none of the 1 training environments' data shows a violation"):
+        learn_transfer(model, half, budget(SCRIPTED), 0, {TEST: loaded[TEST], "train-0": loaded["train-0"]}, silent)
     assert all(found == [data] for found in seen[::2])
     first, again, other = seen[1::2]
     assert len(first) == round(len(data) / 2)
