@@ -134,9 +134,10 @@ def _methods(protocols: Sequence[Protocol], names: Sequence[str] | None) -> list
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
+    protocols = protocols_called(options.protocol)
+
     from safe_bench.report import summary_table, write_report
 
-    protocols = protocols_called(options.protocol)
     with_runs = [protocol for protocol in protocols if finished_summaries(options.out, protocol.name)]
     for protocol in with_runs or protocols:
         to = None if options.to is None else Path(options.to, protocol.name if len(protocols) > 1 else "")

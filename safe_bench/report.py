@@ -34,8 +34,8 @@ from sb3_ext.common.files import atomic_path, ensure_folder
 SUMMARY = ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation")
 LABEL_WIDTH = 13
 CRITICS_NOTE = (
-    "On 5,000 recorded transitions of the test environment that no critic has seen. AUC: how often, of one transition "
-    "that violates and one that does not, the first has the higher risk. Alarms: shares whose risk is above the limit."
+    "On recorded transitions of the test environment that no critic has seen (5,000 are asked for). AUC: how often, of "
+    "one that violates and one that does not, the first has the higher risk. Alarms: shares of risks above the limit."
 )
 Drawing = tuple[str, Figure | None, str, str]
 """File name without suffix, figure (None: no data for it), alternative text, caption."""

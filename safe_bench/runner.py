@@ -292,10 +292,6 @@ class EpisodeRecorder(BaseCallback):
             self.model.recorder_state = state  # type: ignore[attr-defined]
         self.state: RecorderState = self.model.recorder_state  # type: ignore[attr-defined]
 
-    def _on_training_start(self) -> None:
-        if self.stage.steps is not None:  # schedules follow the stage, not the part of it up to the next checkpoint
-            self.model._total_timesteps = self.start + self.stage.steps
-
     def finished(self, timesteps: int) -> bool:
         """Whether the stage is over."""
         if self.stage.steps is not None:

@@ -41,9 +41,9 @@ class DualAgent(SafeTD3):
     Deviations: algorithm 1 never masks ends. Here the reward critics and :math:`Q_I` go through time-outs, and what
     ends an episode for good counts as unsafe ever after (unless ``safe_ends``). :math:`\lambda` moves with the actor,
     at every ``policy_delay``-th step, on the :math:`Q_I` that the actor's step was computed from. :math:`Q_I` starts at
-    the value of an agent that is always safe: from 0, where the paper says nothing, :math:`\lambda` would climb to 10
-    and more before the critic has been fitted, and take ten thousands of steps to come down. Where a wrapper replaces
-    actions, :math:`Q_I` learns from the executed ones.
+    the value of an agent that is always safe: from 0 (the paper does not say) it is below :math:`\Gamma` until the
+    critic has been fitted, and :math:`\lambda` climbs without any unsafe step. Where a wrapper replaces actions,
+    :math:`Q_I` learns from the executed ones.
 
     Args:
         policy: as in SB3's TD3, for both agents; two hidden layers (400, 300), ReLU and tanh unless ``policy_kwargs``

@@ -92,7 +92,7 @@ class Method:
     Attributes:
         label: name in tables and plots.
         algorithm: name of the class in ``sb3_ext``; None: nothing is learned, the controller acts.
-        kwargs: its arguments.
+        kwargs: its arguments. Rates are to be constant: a run learns in parts, and schedules begin anew in each.
         offline: pre-train on the offline data.
         reward_penalty: subtract this from the reward per unit of cost (0: not).
         group: ``"comparison"`` or ``"ablation"``.

@@ -13,8 +13,8 @@ MESA_PAPER = "Luo et al., MESA: Offline Meta-RL for Safe Adaptation and Fault To
 # In the released code MESA has one safety critic and the others two, of which the larger counts; here all have one, so
 # that they differ in how it learns only.
 _RISK_KWARGS = {"n_critics": 1}
-# What made Recovery RL work on Navigation 2, see docs/results.md: with the published settings the recovery policies of
-# all methods saturate in one corner of the action square. On standardised inputs the thesis' outer rate, 1e-5, is slow.
+# What made Recovery RL work on Navigation 2, see docs/results.md: with the published settings its recovery policy
+# saturates in one corner of the action square. The outer rate (thesis: 1e-5) is that of SAC, and not tuned.
 _TUNED: dict[str, Any] = {
     "scale_inputs": True, "composite": True, "risk_kwargs": {**_RISK_KWARGS, "tau": 0.005},
     "recovery_kwargs": {"learning_rate": 3e-4},
@@ -84,7 +84,7 @@ def _navigation(number: int, claim: str, tasks: int, test: int, gamma_risk: floa
 def _cart_pole() -> Protocol:
     # The paper's replay of 20 SAC agents would take longer than the experiment. Random networks violate as often (25 %
     # of the training data, 20 % of the adaptation set, by the pole and at the end of the rail); actions drawn anew at
-    # every step never get the cart to the end of its rail.
+    # every step hardly ever get the cart to the end of its rail.
     paper = Transfer("cartpole-length", 20, 20_000, 10_000, 500, 256, source="networks", episode_length=30)
     short = replace(paper, iterations=3_000)
     quick = replace(paper, training_tasks=5, training_transitions=2_000, iterations=300, adaptation_updates=100)

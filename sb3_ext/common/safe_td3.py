@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3 import TD3
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.td3.policies import TD3Policy
 from torch.nn import functional as F
 
@@ -137,8 +138,8 @@ class SafeTD3(SafeOffPolicy, TD3):
     def _move_targets(self, policy: TD3Policy) -> None:
         for online, target in ((policy.critic, policy.critic_target), (policy.actor, policy.actor_target)):
             self._move_target(online, target)
-            for statistics, own in zip(target.buffers(), online.buffers(), strict=True):  # of batch normalisation
-                statistics.copy_(own)
+            own, slow = (get_parameters_by_name(network, ["running_"]) for network in (online, target))
+            polyak_update(own, slow, 1.0)  # of batch normalisation
 
     def _propose(self, obs: Any, n: int) -> tuple[th.Tensor, th.Tensor]:
         actions = self.actor(obs)

@@ -138,7 +138,7 @@ def test_a_multiplier_moves_with_episodes_not_with_rollouts(n_steps):
     assert model.multipliers["cost"].value == pytest.approx(0.25)
 
 
-def test_the_default_rate_is_omnisafes_per_step():
+def test_the_default_rate_is_one_per_step_whatever_the_rollouts_length():
     model = tiny(PPOLag, vec(2), n_steps=100, batch_size=50)
     assert model.multipliers["cost"].optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 200 / 20_000)
 
