@@ -95,8 +95,9 @@ class Recording:
         if not self.missing:
             return
         ensure_folder(self.file.parent)
-        with locked(self.file.with_suffix(".lock"), self.file):  # other protocols may need the same data
-            self._learn_and_keep(report)
+        with locked(self.file.with_suffix(".lock"), self.file, wait=True):  # other protocols may need the same data
+            if self.missing:
+                self._learn_and_keep(report)
 
     def _learn_and_keep(self, report: Report) -> None:
         th.set_num_threads(1)

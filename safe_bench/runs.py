@@ -141,11 +141,11 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def locked(file: Path, what: Path) -> Iterator[None]:
-    """Hold a lock for this process while it works on ``what``.
+def locked(file: Path, what: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock for this process while it works on ``what``; with ``wait``, once no other process holds it.
 
     Raises:
-        RunError: if another process holds it, or the file cannot be written.
+        RunError: if another process holds it and this one does not wait, or the file cannot be written.
     """
     try:
         lock = file.open("w")
@@ -153,8 +153,9 @@ def locked(file: Path, what: Path) -> Iterator[None]:
         raise RunError(f"cannot write to {file.parent}: {error.strerror or error}; choose another --out") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system releases it, however the process ends
-        except OSError:
+            # The system releases it, however the process ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
             raise RunError(f"another process is running {what}: wait for it, or choose another --out") from None
         yield
 

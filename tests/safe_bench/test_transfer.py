@@ -1,6 +1,7 @@
 """Runs that learn from other environments first: their data, their phases, and what the result files say of them."""
 
 import json
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -197,6 +198,26 @@ def test_a_replay_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     first, second = whole.load(), parts.load()
     assert len(first) == 1_100 and first.n_violations > 0
     assert np.array_equal(first.observations, second.observations) and np.array_equal(first.actions, second.actions)
+
+
+def test_two_protocols_that_need_the_same_replay_record_it_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("safe_bench.recordings.CHECKPOINT_EVERY", 500)
+    replay, other = (recordings(budget(REPLAY), 0, tmp_path)["train-0"] for _ in range(2))
+    waiting = threading.Thread(target=other.execute, daemon=True)
+    recorded_by = []
+
+    def begin_the_other(what, done, total):
+        recorded_by.append(what)
+        if not done:
+            waiting.start()
+            waiting.join(0.3)
+            assert waiting.is_alive()
+
+    replay.execute(begin_the_other)
+    written = replay.file.stat().st_mtime_ns
+    waiting.join(30)
+    assert not waiting.is_alive() and replay.file.stat().st_mtime_ns == written
+    assert len(recorded_by) == 3  # 500, 500 and 100 transitions
 
 
 def test_one_command_records_and_runs(tiny, tmp_path, capsys, monkeypatch):
