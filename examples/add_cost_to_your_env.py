@@ -36,7 +36,7 @@ def main():
         seed=0,
     )
     model.learn(args.steps, log_interval=10)
-    result = evaluate_safely(model, model.get_env(), n_episodes=10, seed=1000)
+    result = evaluate_safely(model, model.get_env(), n_eval_episodes=10, seed=1000)
     print(f"cost per episode {result.costs.mean():.1f} (limit {args.cost_limit:g}), return {result.returns.mean():.0f}")
 
 

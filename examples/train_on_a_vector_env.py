@@ -32,7 +32,7 @@ def main():
         f"{model.num_timesteps / (time.perf_counter() - start):,.0f} steps/s; "
         f"{costs.n_violating_episodes} of {costs.n_episodes} training episodes violated the constraint"
     )
-    result = evaluate_safely(model, protected, n_episodes=20, seed=1000)
+    result = evaluate_safely(model, protected, n_eval_episodes=20, seed=1000)
     print(f"evaluation behind the filter: {result.success_rate:.0%} successes, {result.violation_rate:.0%} violations")
 
 

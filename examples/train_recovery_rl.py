@@ -38,7 +38,7 @@ def main():
 
     for name, model in agents.items():
         model.learn(args.steps)
-        result = evaluate_safely(model, model.get_env(), n_episodes=10, seed=1000)
+        result = evaluate_safely(model, model.get_env(), n_eval_episodes=10, seed=1000)
         print(
             f"{name}: of {model.n_episodes} training episodes {sum(model.ep_success_buffer)} succeeded and "
             f"{model.n_violating_episodes} violated the constraint; evaluation: {result.success_rate:.0%} successes, "

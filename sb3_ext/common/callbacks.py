@@ -7,20 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
-from safe_wrappers.monitor import EpisodeCosts
+from safe_wrappers.info import INTERVENED
+from safe_wrappers.monitor import EpisodeCost, EpisodeCosts
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely, shares_environments
 from sb3_ext.common.files import atomic_path
 
+# What SB3's EvalCallback writes, too, has its names there.
+LOGGED_AS = {"return": "mean_reward", "length": "mean_ep_length", "cost": "mean_ep_cost"}
+KEPT_AS = (
+    ("results", "returns"), ("ep_lengths", "lengths"), ("ep_costs", "costs"),
+    ("violations", "violations"), ("successes", "successes"),
+)  # fmt: skip
+
 
 class CostLoggingCallback(BaseCallback):
-    """Logs ``rollout/ep_cost_mean`` and ``safety/violating_episodes`` for plain PPO, SAC, TD3 and so on.
+    """Logs what ``sb3_ext``'s own algorithms log of safety, for plain PPO, SAC, TD3 and so on.
+
+    That is ``rollout/ep_cost_mean``, ``safety/violating_episodes`` and, where a filter among the wrappers reports
+    them, ``safety/intervention_rate``: the share of the steps of the last ``window`` episodes.
 
     Args:
         missing_cost: what a step without cost means: ``"raise"`` or ``"zero"``.
-        window: episodes that the mean is taken over.
+        window: episodes that means are taken over.
 
     Attributes:
         n_episodes: finished episodes.
@@ -39,6 +50,7 @@ class CostLoggingCallback(BaseCallback):
         super().__init__()
         self.missing_cost = missing_cost
         self.episode_costs: deque[float] = deque(maxlen=window)
+        self._interventions: deque[tuple[int, int]] = deque(maxlen=window)
         self.n_episodes = self.n_violating_episodes = 0
 
         self._left: Any = None
@@ -58,28 +70,47 @@ class CostLoggingCallback(BaseCallback):
             self.n_violating_episodes += int(episode["violations"] > 0)
             self.logger.record("rollout/ep_cost_mean", float(np.mean(self.episode_costs)))
             self.logger.record("safety/violating_episodes", self.n_violating_episodes)
+            self._record_interventions(episode)
         return True
 
+    def _record_interventions(self, episode: EpisodeCost) -> None:
+        self._interventions.append((episode["interventions"], episode["length"]))
+        if any(INTERVENED in info for info in self.locals["infos"]):
+            interventions, steps = np.sum(self._interventions, axis=0)
+            self.logger.record("safety/intervention_rate", float(interventions / steps))
 
-class SafeEvalCallback(BaseCallback):
-    """Evaluates now and then, and keeps the model with the highest return among those that meet the limit.
 
-    SB3's ``EvalCallback`` keeps the highest return, which in a task with a constraint is the unsafe model. While no
-    model has met the limit, the one with the least cost is kept.
+class SafeEvalCallback(EventCallback):
+    """SB3's ``EvalCallback`` with costs: keeps the model with the highest return among those that meet the limit.
+
+    ``EvalCallback`` keeps the highest return, which in a task with a constraint is the unsafe model. While no model has
+    met the limit, the one with the least cost is kept. Written to the log at each evaluation: ``eval/mean_reward``,
+    ``eval/mean_ep_length``, ``eval/mean_ep_cost``, ``eval/violation_rate``, ``eval/success_rate`` and
+    ``eval/intervention_rate``.
 
     Args:
         eval_env: an environment or a VecEnv of its own; in the training environment it would end the episodes that
             the model learns from.
         cost_limit: highest mean undiscounted episode cost that counts as safe.
-        best_model_save_path: folder for ``best_model.zip``; None: do not save.
+        callback_on_new_best: called when there is a new best model.
+        callback_after_eval: called after every evaluation.
         n_eval_episodes: episodes per evaluation.
         eval_freq: calls (steps of the VecEnv) between evaluations.
+        log_path: folder for ``evaluations.npz``, which holds ``timesteps`` ``[n]`` and, ``[n, n_eval_episodes]``,
+            ``results`` (returns), ``ep_lengths``, ``ep_costs``, ``violations`` and ``successes``; None: do not write.
+        best_model_save_path: folder for ``best_model.zip``; None: do not save.
         deterministic: evaluate the policy's mode, or samples.
         missing_cost: what a step without cost means.
+        seed: the episodes of all evaluations begin from it; None: each evaluation sees other episodes.
+        verbose: 1: print each evaluation.
 
     Attributes:
         best: evaluation of the model that is kept, or None.
         history: pairs (timesteps, evaluation).
+
+    Raises:
+        ValueError: if an argument is out of range; when training begins, if ``eval_env`` is the training environment,
+            or shows raw observations to a model that learns from normalised ones.
 
     Examples:
         >>> import gymnasium as gym
@@ -95,25 +126,38 @@ class SafeEvalCallback(BaseCallback):
         eval_env: Any,
         cost_limit: float,
         *,
-        best_model_save_path: str | Path | None = None,
+        callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None,
         n_eval_episodes: int = 5,
         eval_freq: int = 10_000,
+        log_path: str | Path | None = None,
+        best_model_save_path: str | Path | None = None,
         deterministic: bool = True,
         missing_cost: str = "raise",
+        seed: int | None = None,
+        verbose: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(callback_after_eval, verbose)
         if eval_freq < 1 or n_eval_episodes < 1:
             raise ValueError(f"eval_freq and n_eval_episodes must be >= 1, got {eval_freq} and {n_eval_episodes}")
         if not cost_limit >= 0:
             raise ValueError(f"cost_limit must be >= 0, got {cost_limit}")
-        self.eval_env, self.cost_limit = eval_env, cost_limit
-        self.folder = None if best_model_save_path is None else Path(best_model_save_path)
+        self.eval_env, self.cost_limit, self.callback_on_new_best = eval_env, cost_limit, callback_on_new_best
+        self.log_path = None if log_path is None else Path(log_path)
+        self.best_model_save_path = None if best_model_save_path is None else Path(best_model_save_path)
         self.n_eval_episodes, self.eval_freq = n_eval_episodes, eval_freq
-        self.deterministic, self.missing_cost = deterministic, missing_cost
+        self.deterministic, self.missing_cost, self.seed = deterministic, missing_cost, seed
         self.best: SafetyEvaluation | None = None
         self.history: list[tuple[int, SafetyEvaluation]] = []
 
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.parent = self
+            self.callback_on_new_best.init_callback(self.model)
+
     def _on_training_start(self) -> None:
+        super()._on_training_start()
         if shares_environments(self.eval_env, self.training_env):
             raise ValueError("eval_env is the training environment, which evaluation would reset: make another one")
         raw = not isinstance(self.eval_env, VecEnv) or unwrap_vec_normalize(self.eval_env) is None
@@ -129,22 +173,37 @@ class SafeEvalCallback(BaseCallback):
             sync_envs_normalization(self.training_env, self.eval_env)
         result = evaluate_safely(
             self.model, self.eval_env, self.n_eval_episodes,
-            deterministic=self.deterministic, missing_cost=self.missing_cost,
+            deterministic=self.deterministic, missing_cost=self.missing_cost, seed=self.seed,
         )  # fmt: skip
         self.history.append((self.num_timesteps, result))
-        for key, value in result.summary().items():
-            self.logger.record(f"eval/{key}", value)
+        self._write(result)
+        go_on = True
         if self.best is None or self._rank(result) > self._rank(self.best):
             self.best = result
-            self._save()
-        return True
+            if self.best_model_save_path is not None:
+                with atomic_path(self.best_model_save_path / "best_model.zip") as temporary:
+                    self.model.save(temporary)
+            if self.callback_on_new_best is not None:
+                go_on = self.callback_on_new_best.on_step()
+        return go_on and self._on_event()
 
     def _rank(self, result: SafetyEvaluation) -> tuple[bool, float]:
         cost = float(result.costs.mean())
         safe = cost <= self.cost_limit
         return safe, float(result.returns.mean()) if safe else -cost
 
-    def _save(self) -> None:
-        if self.folder is not None:
-            with atomic_path(self.folder / "best_model.zip") as temporary:
-                self.model.save(temporary)
+    def _write(self, result: SafetyEvaluation) -> None:
+        means = result.summary()
+        if self.verbose:
+            print(
+                f"after {self.num_timesteps} steps: return {means['return']:.4g}, cost {means['cost']:.4g} "
+                f"(limit {self.cost_limit:g}), {means['violation_rate']:.0%} of {len(result)} episodes violate"
+            )
+        for name, value in means.items():
+            self.logger.record(f"eval/{LOGGED_AS.get(name, name)}", value)
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+        if self.log_path is not None:
+            columns = {name: np.stack([getattr(found, field) for _, found in self.history]) for name, field in KEPT_AS}
+            with atomic_path(self.log_path / "evaluations.npz") as temporary, temporary.open("wb") as file:
+                np.savez(file, timesteps=np.array([steps for steps, _ in self.history]), **columns)

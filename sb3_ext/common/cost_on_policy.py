@@ -62,15 +62,13 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
+        self.cost_limits = check_cost_limits(cost_limit)
         self._start_counting(missing_cost)
         for name, value in (("cost_gamma", cost_gamma), ("cost_gae_lambda", cost_gae_lambda)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
-        self.cost_limits = check_cost_limits(cost_limit)
         self.cost_gamma, self.cost_gae_lambda = cost_gamma, cost_gae_lambda
         self.cost_critic_kwargs = dict(cost_critic_kwargs or {})
-        self.episode_cost, self.episode_length = np.zeros(len(self.cost_limits)), 0.0
-        self.recent_costs: deque[NDArray[np.float64]] = deque(maxlen=100)
         super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
         self.cost_rng = np.random.default_rng(self.seed)  # a stream of its own: SB3's order of batches stays
         if _init_setup_model:
@@ -107,6 +105,11 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         return model
 
     # ------------------------------------------------------------------ costs
+
+    def _reset_counts(self, window: int) -> None:
+        super()._reset_counts(window)
+        self.episode_cost, self.episode_length = np.zeros(len(self.cost_limits)), 0.0
+        self.recent_costs: deque[NDArray[np.float64]] = deque(maxlen=window)
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> bool:
         """SB3's, with the costs of this rollout gathered from its beginning on."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
-from safe_wrappers.info import INTERVENED, SUCCESS
+from safe_wrappers.info import INTERVENED, SUCCESS, UNPENALISED_REWARD
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common.buffers import forget_last_step
 
@@ -74,7 +74,7 @@ Step = Callable[[Any, NDArray[Any], NDArray[np.bool_], list[dict[str, Any]]], No
 def evaluate_safely(
     model: Any,
     env: gym.Env | VecEnv,
-    n_episodes: int = 10,
+    n_eval_episodes: int = 10,
     *,
     deterministic: bool = True,
     missing_cost: str = "raise",
@@ -84,32 +84,33 @@ def evaluate_safely(
     """Run the deployed agent and count return, cost, violations, successes and interventions.
 
     Episodes are shared out over the environments beforehand, so that short episodes are not over-represented.
-    Rewards are reported as the environment gives them, also under ``VecNormalize``, whose statistics stay as they are.
+    Rewards are reported as the environment gives them: before ``CostPenalty`` lowered them, and also under
+    ``VecNormalize``, whose statistics stay as they are.
     The model's own training environment may be used between calls of ``learn``: the model then starts a new episode
     when it learns on. A callback needs an environment of its own.
 
     Args:
         model: anything with SB3's ``predict``.
         env: an environment or a VecEnv.
-        n_episodes: episodes in all.
+        n_eval_episodes: episodes in all.
         deterministic: the policy's mode, or samples of it.
         missing_cost: what a step without cost means: ``"raise"`` or ``"zero"``.
-        seed: seed of the environments.
+        seed: seed of the environments; without it every evaluation sees other episodes.
         on_step: sees every step.
 
     Raises:
-        ValueError: if ``n_episodes`` is below 1, or the model learned under ``VecNormalize`` and ``env`` has none.
+        ValueError: if ``n_eval_episodes`` is below 1, or the model learned under ``VecNormalize`` and ``env`` has none.
         MissingCostError: if a step has no cost.
 
     Examples:
         >>> from stable_baselines3 import SAC
         >>> model = SAC("MlpPolicy", "safe_envs:safe/Navigation2-v0", seed=0)
-        >>> result = evaluate_safely(model, model.get_env(), n_episodes=2, seed=0)
+        >>> result = evaluate_safely(model, model.get_env(), n_eval_episodes=2, seed=0)
         >>> len(result), result.intervention_rate
         (2, 0.0)
     """
-    if n_episodes < 1:
-        raise ValueError(f"n_episodes must be >= 1, got {n_episodes}")
+    if n_eval_episodes < 1:
+        raise ValueError(f"n_eval_episodes must be >= 1, got {n_eval_episodes}")
     vec = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: Monitor(env)])
     normalizer = unwrap_vec_normalize(vec)
     if _sees_normalized(model) and (normalizer is None or not normalizer.norm_obs):
@@ -125,7 +126,7 @@ def evaluate_safely(
             return evaluate_safely(
                 model,
                 vec,
-                n_episodes,
+                n_eval_episodes,
                 deterministic=deterministic,
                 missing_cost=missing_cost,
                 seed=seed,
@@ -136,7 +137,7 @@ def evaluate_safely(
     if shares_environments(vec, getattr(model, "env", None)):
         forget_last_step(model)
     costs = EpisodeCosts(vec.num_envs, missing_cost=missing_cost)
-    quota = np.array([(n_episodes + i) // vec.num_envs for i in range(vec.num_envs)])
+    quota = np.array([(n_eval_episodes + i) // vec.num_envs for i in range(vec.num_envs)])
     returns, interventions = np.zeros(vec.num_envs), np.zeros(vec.num_envs, dtype=int)
     rows: list[tuple[Any, ...]] = []
     obs = vec.reset()
@@ -147,7 +148,7 @@ def evaluate_safely(
         obs, rewards, dones, infos = vec.step(actions)
         if on_step is not None:
             on_step(acted_on, actions, dones, infos)
-        returns += _raw_rewards(rewards, normalizer)
+        returns += _raw_rewards(rewards, infos, normalizer)
         interventions += _interventions(model, infos)
         finished = iter(costs.add(infos, dones))
         for i in np.flatnonzero(dones):
@@ -185,11 +186,16 @@ def _simulators(env: Any) -> set[int]:
 
 def _sees_normalized(model: Any) -> bool:
     env = model.get_vec_normalize_env() if hasattr(model, "get_vec_normalize_env") else None
+    if env is None and getattr(model, "env", None) is None:  # loaded without one
+        return getattr(model, "normalized_observations", False)
     return env is not None and env.norm_obs
 
 
-def _raw_rewards(rewards: NDArray[Any], normalizer: VecNormalize | None) -> NDArray[Any]:
-    return rewards if normalizer is None else normalizer.get_original_reward()
+def _raw_rewards(
+    rewards: NDArray[Any], infos: list[dict[str, Any]], normalizer: VecNormalize | None
+) -> NDArray[np.float64]:
+    given = rewards if normalizer is None else normalizer.get_original_reward()
+    return np.array([info.get(UNPENALISED_REWARD, r) for info, r in zip(infos, given, strict=True)], dtype=float)
 
 
 def _interventions(model: Any, infos: list[dict[str, Any]]) -> NDArray[np.int64]:

@@ -70,7 +70,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self._start_counting(missing_cost)
         if optimize not in ("sb3", "fused"):
             raise ValueError(f"optimize must be 'sb3' or 'fused', got {optimize!r}")
-        self.optimize, self.relabel, self.n_interventions = optimize, True, 0
+        self.optimize, self.relabel = optimize, True
         try:
             super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         except AssertionError as error:
@@ -210,6 +210,10 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             self._proposing = False
 
     # ------------------------------------------------------------------ bookkeeping
+
+    def _reset_counts(self, window: int) -> None:
+        super()._reset_counts(window)
+        self.n_interventions = 0
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
         """SB3's, which leaves the step at which a callback stops uncounted, and with it an episode's end."""

@@ -33,17 +33,25 @@ class SafeAlgorithm(BaseAlgorithm):
     transient: ClassVar[tuple[str, ...]] = ("_costs",)
 
     missing_cost: MissingCost
+    normalized_observations: bool = False
+    """Whether the model has learned from the observations of ``VecNormalize``."""
 
     def _start_counting(self, missing_cost: MissingCost) -> None:
         """To be called first in the constructor."""
         check_missing_cost(missing_cost)
         self.missing_cost = missing_cost
         self.algorithm = type(self).__name__
+        self._reset_counts(window=100)
+
+    def _reset_counts(self, window: int) -> None:
+        """Count episodes from 0, with statistics over the last ``window`` of them."""
         self.n_episodes = self.n_violating_episodes = 0
-        self.ep_cost_buffer: deque[float] = deque(maxlen=100)
+        self.ep_cost_buffer: deque[float] = deque(maxlen=window)
 
     def _build_parts(self, missing_cost: str) -> None:
         """To be called at the end of ``_setup_model``."""
+        if self.env is not None:  # otherwise what the file says stays
+            self.normalized_observations = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
         self._costs = self._make_costs(missing_cost)
         # With inert parts training equals SB3's bit for bit.
         with self._random_streams_kept():
@@ -67,6 +75,8 @@ class SafeAlgorithm(BaseAlgorithm):
     ) -> Any:
         if reset_num_timesteps or self._last_obs is None:  # SB3 starts new episodes then
             self._costs.reset()
+        if reset_num_timesteps:  # as SB3 does it with ep_info_buffer
+            self._reset_counts(self._stats_window_size)
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:

@@ -1,5 +1,7 @@
 """Evaluation and callbacks: counts by hand on scripted agents."""
 
+import csv
+
 import numpy as np
 import pytest
 from corridors import HORIZON, QUIET, Corridor, assert_same_weights, pretrained, tiny, vec
@@ -9,9 +11,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from safe_wrappers import RecoveryFilter
+from safe_wrappers import CostPenalty, RecoveryFilter
 from safe_wrappers.info import MissingCostError
-from sb3_ext import CostLoggingCallback, RecoveryRL, SACLag, SafeEvalCallback, evaluate_safely
+from sb3_ext import CostLoggingCallback, PPOLag, RecoveryRL, SACLag, SafeEvalCallback, evaluate_safely
 
 pytestmark = pytest.mark.filterwarnings(QUIET)
 
@@ -106,7 +108,7 @@ def test_a_seed_repeats_the_evaluation_and_steps_can_be_seen():
 
 
 def test_bad_evaluations():
-    with pytest.raises(ValueError, match="n_episodes must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="n_eval_episodes must be >= 1, got 0"):
         evaluate_safely(Straight(1.0), Corridor(), 0)
     with pytest.raises(MissingCostError, match="CostFromFunction"):
         evaluate_safely(Straight(1.0), Corridor(with_cost=False), 1)
@@ -127,6 +129,15 @@ class Speeds(BaseCallback):
         speed = self.speeds[min(self.n_calls, len(self.speeds)) - 1]
         self.model.policy.predict = lambda obs, *args, **kwargs: (np.full((len(obs), 2), [speed, 0.0]), None)
         return True
+
+
+class Counting(BaseCallback):
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.stop_at = stop_at
+
+    def _on_step(self):
+        return self.n_calls != self.stop_at
 
 
 def kept_speed(speeds, cost_limit, folder=None):
@@ -153,13 +164,41 @@ def test_safe_eval_keeps_the_best_safe_model(speeds, cost_limit, kept):
 def test_safe_eval_writes_the_model_and_the_logs(tmp_path):
     model = tiny(SACLag)
     model.set_logger(configure(str(tmp_path / "logs"), ["csv"]))
-    callback = SafeEvalCallback(Corridor(), 1e9, best_model_save_path=tmp_path / "best", eval_freq=30)
-    model.learn(35, callback=callback, log_interval=1)
-    assert [steps for steps, _ in callback.history] == [30]
+    callback = SafeEvalCallback(
+        Corridor(), 1e9, best_model_save_path=tmp_path / "best", log_path=tmp_path, eval_freq=15, n_eval_episodes=2
+    )
+    model.learn(35, callback=callback, log_interval=10**9)
+    assert [steps for steps, _ in callback.history] == [15, 30]
     SACLag.load(tmp_path / "best" / "best_model.zip")
-    model.logger.dump()
-    header = (tmp_path / "logs" / "progress.csv").read_text().splitlines()[0]
-    assert all(f"eval/{name}" in header for name in callback.best.summary())
+    with (tmp_path / "logs" / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    logged = {"return": "mean_reward", "length": "mean_ep_length", "cost": "mean_ep_cost"}
+    for row, (steps, result) in zip(rows, callback.history, strict=True):
+        assert int(row["time/total_timesteps"]) == steps
+        for name, value in result.summary().items():
+            assert float(row[f"eval/{logged.get(name, name)}"]) == pytest.approx(value, rel=1e-6)
+    with np.load(tmp_path / "evaluations.npz") as kept:
+        assert kept["timesteps"].tolist() == [15, 30]
+        for name, field in {"results": "returns", "ep_costs": "costs", "ep_lengths": "lengths"}.items():
+            assert np.array_equal(kept[name], [getattr(result, field) for _, result in callback.history])
+
+
+def test_safe_eval_calls_back(capsys):
+    new_best, after = Counting(), Counting(stop_at=3)
+    callback = SafeEvalCallback(
+        vec(noise=0.0), 0.0, n_eval_episodes=1, eval_freq=1, verbose=1,
+        callback_on_new_best=new_best, callback_after_eval=after,
+    )  # fmt: skip
+    model = tiny(SACLag, learning_starts=100).learn(6, callback=[Speeds(0.5, 0.9, 0.7, 0.8), callback])
+    assert (new_best.n_calls, after.n_calls) == (2, 3) and model.num_timesteps == 3
+    assert capsys.readouterr().out.count("(limit 0)") == 3
+
+
+def test_safe_eval_with_a_seed_sees_the_same_episodes_each_time():
+    callback = SafeEvalCallback(vec(noise=0.3), 1e9, n_eval_episodes=2, eval_freq=1, seed=5)
+    tiny(SACLag, learning_starts=100).learn(2, callback=[Speeds(0.5), callback])
+    first, second = (result.returns for _, result in callback.history)
+    assert np.array_equal(first, second) and first[0] != first[1]
 
 
 def test_safe_eval_sees_observations_as_the_training_does():
@@ -183,6 +222,26 @@ def test_models_of_normalised_observations_are_not_evaluated_on_raw_ones():
     assert len(evaluate_safely(model, model.get_env(), 1)) == 1
     only_rewards = tiny(SACLag, VecNormalize(vec(), norm_obs=False))
     assert len(evaluate_safely(only_rewards, Corridor(), 1)) == 1
+
+
+def test_a_model_that_is_loaded_without_its_environment_still_knows_of_normalised_observations(tmp_path):
+    model = tiny(SACLag, vec(normalize=True))
+    model.save(tmp_path / "model")
+    loaded = SACLag.load(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"VecNormalize.*raw observations"):
+        evaluate_safely(loaded, Corridor(), 1)
+    assert len(evaluate_safely(loaded, model.get_env(), 1)) == 1
+    loaded.save(tmp_path / "again")
+    with pytest.raises(ValueError, match="raw observations"):
+        evaluate_safely(SACLag.load(tmp_path / "again"), Corridor(), 1)
+    assert len(evaluate_safely(SACLag.load(tmp_path / "model", env=Corridor()), Corridor(), 1)) == 1
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_returns_are_those_before_a_penalty(normalize):
+    penalised = vec(1, lambda: CostPenalty(Corridor(noise=0.0), 10.0), normalize)
+    result, plain = (evaluate_safely(Straight(3.0), env, 1) for env in (penalised, vec(noise=0.0)))
+    assert plain.costs[0] > 0 and np.isclose(result.returns[0], plain.returns[0], atol=1e-5)
 
 
 SHARED = {
@@ -246,6 +305,34 @@ def test_costs_of_plain_ppo_are_logged(n_envs, tmp_path):
     assert np.isclose(sum(callback.episode_costs), sum(expected), atol=1e-6)
     header = (tmp_path / "progress.csv").read_text().splitlines()[0]
     assert "rollout/ep_cost_mean" in header and "safety/violating_episodes" in header
+
+
+def test_interventions_of_a_filter_around_plain_ppo_are_logged(tmp_path):
+    env = RecoveryFilter(Corridor(noise=0.0), lambda obs, a: (a[:, 0] > 0.0) * 1.0, lambda obs: 0.0 * obs, 0.5)
+    model = PPO("MlpPolicy", env, n_steps=40, batch_size=20, policy_kwargs={"net_arch": [8]}, seed=0)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    intervened = []
+
+    class Count(BaseCallback):
+        def _on_step(self):
+            intervened.append(self.locals["infos"][0]["intervened"])
+            return True
+
+    model.learn(40, callback=[CostLoggingCallback(), Count()])
+    with (tmp_path / "progress.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert float(row["safety/intervention_rate"]) == pytest.approx(np.mean(intervened)) and 0 < sum(intervened) < 40
+
+
+@pytest.mark.parametrize("cls", [RecoveryRL, SACLag, PPOLag])
+def test_learning_anew_counts_anew(cls):
+    kwargs = {"n_steps": 10, "batch_size": 10} if cls is PPOLag else {"learning_starts": 20}
+    model = cls("MlpPolicy", Corridor(), stats_window_size=2, seed=0, device="cpu", **kwargs).learn(40)
+    assert model.n_episodes == 4 and len(model.ep_cost_buffer) == 2
+    model.learn(20)
+    assert model.n_episodes == 2 and getattr(model, "n_interventions", 0) <= 20
+    model.learn(20, reset_num_timesteps=False)
+    assert model.n_episodes == 4
 
 
 @pytest.mark.parametrize("cls", [SACLag, SAC])

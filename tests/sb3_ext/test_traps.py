@@ -83,7 +83,7 @@ def test_the_mask_starts_after_its_share_of_the_steps_of_the_call():
 def test_evaluating_in_the_training_environment_leaves_no_false_transition():
     model = tiny(SACLag, vec(normalize=True)).learn(23)
     count = model.get_vec_normalize_env().obs_rms.count
-    evaluate_safely(model, model.get_env(), n_episodes=2)
+    evaluate_safely(model, model.get_env(), n_eval_episodes=2)
     assert model.get_vec_normalize_env().obs_rms.count == count and model.get_vec_normalize_env().training
     assert model._last_obs is None
     filled = model.replay_buffer.size()
