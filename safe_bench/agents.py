@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her import HerReplayBuffer
@@ -20,6 +22,7 @@ from safe_bench.runs import RunError, read_json
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.rollouts import collect_episodes
 
+CONTROLLER_SEED = 0
 LAYER_FILE = "safety_layer.pt"
 LAYER_STEPS, LAYER_UPDATES = 20_000, 5_000
 IMITATION_STEPS = 20_000
@@ -30,7 +33,7 @@ CONTROLLER_SHARE = 0.8
 def make_model(method: Method, env: VecEnv, seed: int, controller: Controller | None) -> Any:
     """The untrained model of a method, started from its controller if it has one."""
     algorithm = getattr(sb3_ext, str(method.algorithm))
-    kwargs = {**method.kwargs, "seed": seed, "device": "cpu"}
+    kwargs = copy.deepcopy(dict(method.kwargs)) | {"seed": seed, "device": "cpu"}  # SB3 writes into policy_kwargs
     policy = "MlpPolicy"
     if isinstance(env.observation_space, spaces.Dict):
         policy = "MultiInputPolicy"
@@ -73,7 +76,7 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
     assert isinstance(action_space, spaces.Box)
     if name == "scripted":
         return Controller(safe_envs.PushController(), observation_space, action_space)
-    file = trained_model(name, out, seed=0)
+    file = trained_model(name, out, CONTROLLER_SEED)
     without_her: dict[str, Any] = {
         "replay_buffer_class": None,
         "replay_buffer_kwargs": {},
@@ -111,11 +114,19 @@ def trained_model(name: str, out: str | Path, seed: int, preset: str | None = No
     return file
 
 
+def provenance_of(name: str, out: str | Path) -> dict[str, Any]:
+    """Preset and commit of the run that the controller ``"<protocol>/<method>"`` comes from."""
+    folder = trained_model(name, out, CONTROLLER_SEED).parent
+    preset, commit = read_json(folder / "config.json")["preset"], read_json(folder / "summary.json").get("commit")
+    return {"run": name, "seed": CONTROLLER_SEED, "preset": preset, "commit": commit}
+
+
 def fit_safety_layer(folder: Path, stage: Stage, controller: Controller, seed: int) -> sb3_ext.LinearCostModel:
     """The safety layer's model of the cost, from a run's folder or fitted and kept there."""
     file = folder / LAYER_FILE
     if file.is_file():
         return sb3_ext.LinearCostModel.load(file)
+    th.manual_seed(seed)  # a worker has done other things before
     env = make_env(stage)
     model = sb3_ext.LinearCostModel(env.observation_space, env.action_space)
     model.fit_in(env, LAYER_STEPS, LAYER_UPDATES, seed=seed, controller=_half_random(controller, env, seed))
@@ -126,5 +137,5 @@ def fit_safety_layer(folder: Path, stage: Stage, controller: Controller, seed: i
 
 def _half_random(controller: Controller, env: gym.Env, seed: int) -> Any:
     """The controller, with every second action drawn at random on average: the costs' slopes need different actions."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed).spawn(1)[0]  # not that of the actions
     return lambda obs: controller(obs) if rng.random() < 0.5 else env.action_space.sample()[None]

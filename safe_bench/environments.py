@@ -10,7 +10,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from safe_bench.protocols import Method, Stage
-from safe_wrappers import CostPenalty, PreviousFeedback, SafetyLayer
+from safe_wrappers import CostMonitor, CostPenalty, PreviousFeedback, SafetyLayer
 from safe_wrappers.feedback import FEEDBACK
 
 LAYER_LIMIT = 0.1
@@ -31,7 +31,7 @@ def make_env(
     layer: Any = None,
     feedback: bool | None = None,
 ) -> gym.Env:
-    """The environment of a stage; its ``Monitor`` sees the true reward, also under a reward penalty.
+    """The environment of a stage; its monitors see the true reward, also under a reward penalty, and the costs.
 
     Args:
         stage: which environment.
@@ -41,7 +41,7 @@ def make_env(
         feedback: whether the observation also shows the previous reward and cost.
     """
     env = gym.make(stage.env_id, render_mode=render_mode, **stage.env_kwargs)
-    env = Monitor(env if layer is None else SafetyLayer(env, layer, LAYER_LIMIT))
+    env = Monitor(CostMonitor(env if layer is None else SafetyLayer(env, layer, LAYER_LIMIT)))
     env = PreviousFeedback(env) if feedback else env
     return CostPenalty(env, method.reward_penalty) if method is not None and method.reward_penalty else env
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -40,32 +41,36 @@ def record_figures(folder: Path, model: Any, stage: Stage, seed: int, layer: Any
 
 
 def _trajectories(model: Any, stage: Stage, seed: int) -> list[dict[str, Any]]:
-    env = make_env(stage)
     episodes: list[dict[str, Any]] = []
-    for index in range(N_TRAJECTORIES):
-        obs, _ = env.reset(seed=seed + index)
-        points, risks, intervened, done = [obs], [], [], False
-        info: dict[str, Any] = {}
-        while not done:
-            action, _ = model.predict(obs, deterministic=True)
-            if hasattr(model, "risk"):
-                risks.append(float(model.risk(obs[None], proposed_action(model, obs)[None])[0]))
-            obs, _, terminated, truncated, info = env.step(action)
-            own = getattr(model, "last_intervened", [False])[0]
-            intervened.append(int(bool(own) or bool(info.get(INTERVENED, False))))
-            points.append(obs)
-            done = terminated or truncated
-        episodes.append({
-            "points": np.round(np.array(points), 2).tolist(), "risks": np.round(risks, 3).tolist(),
-            INTERVENED: intervened,
-            "violation": bool(info.get(VIOLATION, False)), "success": bool(info.get(SUCCESS, False)),
-        })  # fmt: skip
+    points: list[Any] = []
+    risks: list[float] = []
+    intervened: list[int] = []
+    normalizer = statistics_of(model)
+
+    def place(obs: Any) -> Any:
+        return obs if normalizer is None else normalizer.unnormalize_obs(obs)
+
+    def on_step(obs: Any, actions: Any, dones: Any, infos: list[dict[str, Any]]) -> None:
+        info = infos[0]
+        points.append(place(obs)[0])
+        own = getattr(model, "last_intervened", [False])[0]
+        intervened.append(int(bool(own) or bool(info.get(INTERVENED, False))))
+        if hasattr(model, "risk"):
+            proposed = model.policy.predict(obs, deterministic=True)[0]  # before any filter
+            risks.append(float(model.risk(obs, proposed)[0]))
+        if dones[0]:
+            last = place(info["terminal_observation"])
+            episodes.append({
+                "points": np.round(np.array([*points, last]), 2).tolist(), "risks": np.round(risks, 3).tolist(),
+                INTERVENED: list(intervened),
+                "violation": bool(info.get(VIOLATION, False)), "success": bool(info.get(SUCCESS, False)),
+            })  # fmt: skip
+            for column in (points, risks, intervened):
+                column.clear()
+
+    with contextlib.closing(evaluation_env(stage, model)) as env:
+        evaluate_safely(model, env, N_TRAJECTORIES, seed=seed, on_step=on_step)
     return episodes
-
-
-def proposed_action(model: Any, obs: NDArray[Any]) -> NDArray[Any]:
-    """The task policy's action at one observation, before any filter."""
-    return np.asarray(model.policy.predict(obs, deterministic=True)[0])
 
 
 def calibration(model: Any, stage: Stage, seed: int) -> dict[str, Any]:
@@ -89,14 +94,9 @@ def calibration(model: Any, stage: Stage, seed: int) -> dict[str, Any]:
             current.clear()
 
     filtered = follows_filter(model)
-    evaluate_safely(
-        model if filtered else model.policy,
-        evaluation_env(stage, model, spread_starts=True),
-        N_CALIBRATION,
-        deterministic=False,
-        seed=seed,
-        on_step=on_step,
-    )
+    acting = model if filtered else model.policy
+    with contextlib.closing(evaluation_env(stage, model, spread_starts=True)) as env:
+        evaluate_safely(acting, env, N_CALIBRATION, deterministic=False, seed=seed, on_step=on_step)
     found = bin_calibration(np.array(predictions), np.array(outcomes))
     return {**found, "filtered": filtered, "spread_starts": True}
 
@@ -126,8 +126,10 @@ def risk_map(model: Any, stage: Stage) -> dict[str, Any]:
     x = np.linspace(extent.x_min, extent.x_max, columns)
     y = np.linspace(extent.y_min, extent.y_max, rows)
     points = np.stack([part.ravel() for part in np.meshgrid(x, y)], axis=1).astype(np.float32)
-    actions, _ = model.policy.predict(points, deterministic=True)
-    risk = model.risk(points, actions).reshape(rows, columns)
+    normalizer = statistics_of(model)
+    seen = points if normalizer is None else normalizer.normalize_obs(points)
+    actions, _ = model.policy.predict(seen, deterministic=True)
+    risk = model.risk(seen, actions).reshape(rows, columns)
     return {"extent": [extent.x_min, extent.x_max, extent.y_min, extent.y_max], "risk": np.round(risk, 3).tolist()}
 
 

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from safe_bench.recordings import Report
+from safe_bench.runs import RunError
 
 REFRESH_SECONDS = 0.2
+THREADS = "OMP_NUM_THREADS"
 
 
 class Job(Protocol):
@@ -37,10 +39,11 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: ``error`` is None if it finished."""
+    """What became of a job: ``error`` is None if it finished; ``trace`` tells where one that nobody foresaw arose."""
 
     job: Job
     error: str | None
+    trace: str = ""
 
 
 def run_jobs(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Outcome]:
@@ -68,10 +71,28 @@ def _run_all(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Ou
     updates: Any = context.Queue()
     with _Display(console, len(jobs)) as display:
         executor = ProcessPoolExecutor(n_processes, context, initializer=_initialise, initargs=(updates,))
-        futures = {executor.submit(_run, job): job for job in jobs}
+        with _one_thread_each():
+            futures = {executor.submit(_run, job): job for job in jobs}
         _follow(futures, updates, display)
         executor.shutdown()
-    return [Outcome(job, _error(future)) for future, job in futures.items()]
+    return [Outcome(job, _error(future), _trace(future)) for future, job in futures.items()]
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes that are started within: two side by side use two cores better than one with two threads.
+
+    NumPy reads it when it is imported, which is before anything of ours runs there.
+    """
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREADS]
+        else:
+            os.environ[THREADS] = before
 
 
 _updates: Any = None
@@ -84,8 +105,6 @@ def _initialise(updates: Any) -> None:
     updates.cancel_join_thread()  # a process that was killed while it reported must not keep the others from ending
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    # One thread a process: two processes side by side use two cores better than one with two threads.
-    os.environ["OMP_NUM_THREADS"] = "1"
     warnings.filterwarnings("ignore", message=".*untrained safety critic.*")  # the ablation means it
 
 
@@ -126,6 +145,13 @@ def _error(future: Future[None]) -> str | None:
     if isinstance(error, BrokenProcessPool):
         return "its process was killed; the same command goes on from its checkpoint"
     return None if error is None else f"{type(error).__name__}: {error}"
+
+
+def _trace(future: Future[None]) -> str:
+    error = future.exception()
+    if error is None or isinstance(error, BrokenProcessPool | RunError):
+        return ""
+    return str(error.__cause__ or error)  # the cause is the other process's traceback
 
 
 class _Display:

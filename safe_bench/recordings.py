@@ -78,7 +78,7 @@ class Recording:
             return safe_envs.collect_constraint_data(family.env_id, self.n_transitions, seed=self.seed, **self.task)
         if self.source == "networks":
             env = family.make(self.task, terminate_on_violation=False, disable_env_checker=True)
-            rng = np.random.default_rng(self.seed)
+            rng = np.random.default_rng(self.seed).spawn(1)[0]  # not that of the environment
             return safe_envs.collect_rollouts(
                 env, self.n_transitions, episode_length=self.transfer.episode_length, seed=self.seed,
                 each_episode=lambda: safe_envs.random_network(env, rng),

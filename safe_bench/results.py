@@ -162,7 +162,8 @@ class MethodResults:
         if not all(len(part["episode"]) for part in episodes):
             return None
         axis = self.axis(stage)
-        places = [_places(part, axis) for part in episodes]
+        name = stage or self.stages[-1]["name"]
+        places = [_places(part, axis, run.start_of(name)) for part, run in zip(episodes, self.runs, strict=True)]
         grid = _grid(max(x[0] for x in places), min(x[-1] for x in places))
         held = [measure(part)[np.searchsorted(x, grid, "right") - 1] for part, x in zip(episodes, places, strict=True)]
         return metrics.aggregate_curves(grid, np.array(held))
@@ -177,11 +178,10 @@ class MethodResults:
         return next((run for run in self.runs if run.figures and run.figures.get(key)), None)
 
 
-def _places(episodes: Episodes, axis: str) -> FloatArray:
+def _places(episodes: Episodes, axis: str, start: int) -> FloatArray:
     """Where on the x axis each episode ends; time steps count from the start of the stage."""
     if axis == "episode":
         return np.arange(1, len(episodes["episode"]) + 1, dtype=np.float64)
-    start = episodes["timesteps"][0] - episodes["length"][0]
     return np.asarray(episodes["timesteps"] - start, dtype=np.float64)
 
 

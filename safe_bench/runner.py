@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -9,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 import safe_envs
 import sb3_ext
-from safe_bench.agents import find_controller, fit_safety_layer, make_model, trained_model
+from safe_bench.agents import find_controller, fit_safety_layer, make_model, provenance_of, trained_model
 from safe_bench.environments import evaluation_env, import_origin, statistics_of, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
@@ -33,8 +33,8 @@ from safe_bench.runs import (
     write_json,
 )
 from safe_bench.transfer import at_seed, counts, every, learn_transfer
-from safe_wrappers.info import INTERVENED, SUCCESS
-from safe_wrappers.monitor import EpisodeCosts
+from safe_wrappers.info import EPISODE_COST, INTERVENED, SUCCESS
+from safe_wrappers.monitor import EpisodeCost
 from sb3_ext.common.checkpoint import has_checkpoint, holds_environments
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
 
@@ -111,14 +111,22 @@ class _Execution:
         seconds = round(time.monotonic() - started, 1)
         amounts = {"timesteps": steps, "episodes": len(self.rows)}
         amounts |= {name: int(getattr(model, name)) for name in SAFETY_DATA if hasattr(model, name)}
-        write_json(self.folder.path / "summary.json", {"seconds": seconds, **amounts, **provenance()})
+        summary = {"seconds": seconds, **amounts, **self._origin(), **provenance()}
+        write_json(self.folder.path / "summary.json", summary)
         shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
+        if getattr(model, "env", None) is not None:
+            model.env.close()
 
     def _train(self, started: float) -> Any:
         model = self._resume() if has_checkpoint(self.folder.checkpoint) else self._start()
         for index in range(len(self._finished_stages(model)), len(self.budget.stages)):
             self._learn(model, index, started)
         return model
+
+    def _origin(self) -> dict[str, Any]:
+        """Which run the controller comes from, if it was trained: that may have had any preset."""
+        name = self.method.controller
+        return {} if name is None or "/" not in name else {"controller": provenance_of(name, self.job.out)}
 
     # ------------------------------------------------------------------ start, resume
 
@@ -177,7 +185,10 @@ class _Execution:
             steps = self._steps_to_next(model.num_timesteps, start, stage)
             arguments = {"callback": recorder, "reset_num_timesteps": False, "log_interval": 10**9}
             if model.num_timesteps == start:
+                before = model.get_env()
                 enter_stage(model, stage, self._env_of(model, index), steps, arguments)
+                if model.get_env() is not before:
+                    before.close()
             else:
                 model.learn(steps, **arguments)
             EPISODES.write(self.folder.path, self.rows)
@@ -234,13 +245,9 @@ class _Execution:
         return found
 
     def _evaluation_of(self, agent: Any, stage: Stage, n_episodes: int, deterministic: bool = True) -> SafetyEvaluation:
-        env = evaluation_env(stage, agent, self.layer)
-        try:
-            return evaluate_safely(
-                agent, env, n_episodes, deterministic=deterministic, seed=EVALUATION_SEED + self.job.seed
-            )
-        finally:
-            env.close()
+        seed = EVALUATION_SEED + self.job.seed
+        with contextlib.closing(evaluation_env(stage, agent, self.layer)) as env:
+            return evaluate_safely(agent, env, n_episodes, deterministic=deterministic, seed=seed)
 
 
 def _agents(model: Any) -> dict[str, Any]:
@@ -269,14 +276,6 @@ def enter_stage(model: Any, stage: Stage, env: VecEnv, steps: int, arguments: di
     model.learn(steps, **arguments)
 
 
-@dataclass
-class RecorderState:
-    """The unfinished episode of a recorder; it is saved with the model."""
-
-    costs: EpisodeCosts
-    interventions: NDArray[np.int64]
-
-
 class EpisodeRecorder(BaseCallback):
     """Keeps a row per finished episode and stops the stage when it has enough of them."""
 
@@ -286,11 +285,9 @@ class EpisodeRecorder(BaseCallback):
         self.episodes = sum(row["stage"] == stage.name for row in rows)
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model, "recorder_state"):
-            n_envs = self.model.n_envs
-            state = RecorderState(EpisodeCosts(n_envs), np.zeros(n_envs, dtype=np.int64))
-            self.model.recorder_state = state  # type: ignore[attr-defined]
-        self.state: RecorderState = self.model.recorder_state  # type: ignore[attr-defined]
+        if not hasattr(self.model, "recent_interventions"):  # of the running episodes; they are saved with the model
+            self.model.recent_interventions = [[] for _ in range(self.model.n_envs)]  # type: ignore[attr-defined]
+        self.interventions: list[list[bool]] = self.model.recent_interventions  # type: ignore[attr-defined]
 
     def finished(self, timesteps: int) -> bool:
         """Whether the stage is over."""
@@ -301,23 +298,26 @@ class EpisodeRecorder(BaseCallback):
     def _on_step(self) -> bool:
         infos, dones = self.locals["infos"], self.locals["dones"]
         own = getattr(self.model, "last_intervened", [False] * len(infos))
-        self.state.interventions += [bool(a) or bool(info.get(INTERVENED)) for a, info in zip(own, infos, strict=True)]
-        for i, episode in zip(np.flatnonzero(dones), self.state.costs.add(infos, dones), strict=True):
-            self._add_row(infos[i], episode["cost"], episode["violations"] > 0, int(self.state.interventions[i]))
-            self.state.interventions[i] = 0
+        for flags, a, info in zip(self.interventions, own, infos, strict=True):
+            flags.append(bool(a) or bool(info.get(INTERVENED)))
+        for i in np.flatnonzero(dones):
+            self._add_row(infos[i], self.interventions[i])
+            self.interventions[i].clear()
         if self.stage.steps is not None:
             self.report(self.stage.name, self.num_timesteps - self.start, self.stage.steps)
             return True
         self.report(self.stage.name, self.episodes, self.stage.episodes or 0)
         return not self.finished(self.num_timesteps)
 
-    def _add_row(self, info: dict[str, Any], cost: float, violation: bool, interventions: int) -> None:
+    def _add_row(self, info: dict[str, Any], intervened: list[bool]) -> None:
         self.episodes += 1
+        costs: EpisodeCost = info[EPISODE_COST]
         self.rows.append({
             "stage": self.stage.name, "episode": self.episodes, "timesteps": self.num_timesteps,
-            "length": info["episode"]["l"], "return": round(float(info["episode"]["r"]), 4), "cost": cost,
-            "violation": int(violation), "success": int(bool(info.get(SUCCESS, False))),
-            "interventions": interventions, "seconds": round(time.monotonic() - self.started, 1),
+            "length": info["episode"]["l"], "return": round(float(info["episode"]["r"]), 4), "cost": costs["cost"],
+            "violation": int(costs["violations"] > 0), "success": int(bool(info.get(SUCCESS, False))),
+            "interventions": sum(intervened[-costs["length"] :]),  # not of an episode that was abandoned before it
+            "seconds": round(time.monotonic() - self.started, 1),
         })  # fmt: skip
 
 

@@ -196,6 +196,11 @@ class Run:
         rows = self.episodes["stage"] == name
         return {key: column[rows] for key, column in self.episodes.items()}
 
+    def start_of(self, name: str) -> int:
+        """Timesteps at the beginning of a stage."""
+        stages = [stage["name"] for stage in self.config["budget"]["stages"]]
+        return [0, *self.ends][stages.index(name)]
+
     @classmethod
     def read(cls, folder: RunFolder) -> Run:
         """Read a finished run.

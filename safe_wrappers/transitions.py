@@ -124,11 +124,12 @@ class Transitions:
             raise ValueError("the data set has no transitions")
         source = f" (the data set was recorded in {self.env_id!r})" if self.env_id else ""
         _check_rows("observations", self.observations, observation_space, source)
+        _check_rows("next_observations", self.next_observations, observation_space, source)
         _check_rows("actions", self.actions, action_space, source)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Transitions]) -> Transitions:
-        """All parts after one another.
+        """All parts after one another, labelled with their environment where it is one and the same.
 
         Raises:
             ValueError: if there is no part.
@@ -143,7 +144,8 @@ class Transitions:
             return np.concatenate(values)
 
         columns = {name: join([getattr(part, name) for part in parts]) for name in _COLUMNS}
-        return cls(**columns, env_id=parts[0].env_id)
+        env_ids = {part.env_id for part in parts}
+        return cls(**columns, env_id=env_ids.pop() if len(env_ids) == 1 else None)
 
 
 _COLUMNS = tuple(field.name for field in fields(Transitions) if field.name != "env_id")

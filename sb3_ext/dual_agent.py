@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -103,7 +104,6 @@ class DualAgent(SafeTD3):
         safe_ends: bool = False,
         baseline_share: float = 0.5,
         multiplier_learning_rate: float = 1e-3,
-        _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         self.required_value = safe_steps(eps_risk, gamma_risk, horizon)
@@ -114,9 +114,7 @@ class DualAgent(SafeTD3):
         self.multiplier_learning_rate = multiplier_learning_rate
         self.baseline, self.baseline_observation = baseline, baseline_observation
         self.learns_baseline = baseline is None
-        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     # ------------------------------------------------------------------ set-up
 
@@ -164,12 +162,19 @@ class DualAgent(SafeTD3):
             raise ValueError(
                 "its baseline could not be saved with it; pass the same one again: load(path, baseline=...)"
             )
-        controller = self.baseline
-        if not isinstance(controller, Controller):
+        if isinstance(self.baseline, Controller):
+            controller = copy.copy(self.baseline)  # it may serve others, in other environments
+        else:
             observe = self.baseline_observation
             controller = Controller(self.baseline, self.observation_space, self.action_space, observe, "baseline")
         controller.normalizer = self.get_vec_normalize_env()
         return controller
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """SB3's ``set_env``; a given baseline then sees this environment, too."""
+        super().set_env(env, force_reset)
+        if not self.learns_baseline:
+            self.baseline.normalizer = self.get_vec_normalize_env()
 
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), "baseline_observation"]  # the controller holds it

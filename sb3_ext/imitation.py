@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from sb3_ext.common.buffers import forget_last_step, scale_action
 from sb3_ext.common.controllers import Controller
+from sb3_ext.common.evaluation import shares_environments
 from sb3_ext.common.limits import check_probability
 
 
@@ -76,7 +77,7 @@ def imitate(
     check_probability("controller_share", controller_share)
     expert = Controller(controller, model.observation_space, model.action_space, controller_observation)
     observations, actions = _gather(model, expert, vec, n_steps, controller_share, seed)
-    if vec is model.env:
+    if shares_environments(vec, model.env):
         forget_last_step(model)
     return _fit(model.policy, observations, actions, n_updates, batch_size, learning_rate)
 

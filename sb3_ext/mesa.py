@@ -200,7 +200,6 @@ class MESA(MultiTask):
         learn_inner_lr: bool = False,
         risk_kwargs: dict[str, Any] | None = None,
         recovery_kwargs: dict[str, Any] | None = None,
-        _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         check_meta_settings(inner_lr, outer_lr, inner_steps)
@@ -210,9 +209,7 @@ class MESA(MultiTask):
         self.tasks_per_step, self.learn_inner_lr = tasks_per_step, learn_inner_lr
         kwargs["risk_kwargs"] = {"n_critics": 1, "learning_rate": inner_lr, **(risk_kwargs or {})}
         kwargs["recovery_kwargs"] = {"learning_rate": inner_lr, **(recovery_kwargs or {})}
-        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     def _meta_steps(self, buffers: list[CostStorage], iterations: int) -> Iterator[CostBatch]:
         learner = MetaLearner(self.safety_critic, self.inner_lr, self.outer_lr, self.inner_steps, self.learn_inner_lr)

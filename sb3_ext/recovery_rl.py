@@ -55,15 +55,12 @@ class RecoveryRL(RiskSAC):
         *,
         relabel: bool = True,
         recovery_kwargs: dict[str, Any] | None = None,
-        _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         self.recovery_kwargs = dict(recovery_kwargs or {})
         kwargs.setdefault("ent_coef", 0.2)
-        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
+        super().__init__(policy, env, learning_rate, **kwargs)
         self.relabel = relabel
-        if _init_setup_model:
-            self._setup_model()
 
     def _setup_safety(self) -> None:
         super()._setup_safety()

@@ -22,7 +22,7 @@ from safe_wrappers.transitions import Observations, Transitions
 from sb3_ext.common.checkpoint import readable
 from sb3_ext.common.files import atomic_path
 from sb3_ext.common.optim import FusedAdam
-from sb3_ext.common.safety_critic import as_tensors, make_features_extractor
+from sb3_ext.common.safety_critic import as_tensors, make_features_extractor, standardisation
 
 
 class LinearCostModel(nn.Module):
@@ -193,8 +193,9 @@ class LinearCostModel(nn.Module):
             return  # of images, whose extractor learns
         with th.no_grad():
             features = self.features(preprocess_obs(obs, self.observation_space))
-            self.observation_mean.copy_(features.mean(dim=0))
-            self.observation_std.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
+            mean, std = standardisation(features)
+            self.observation_mean.copy_(mean)
+            self.observation_std.copy_(std)
 
 
 def _rows(obs: Any, rows: th.Tensor) -> Any:

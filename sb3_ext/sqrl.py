@@ -11,9 +11,8 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from safe_wrappers.transitions import Transitions
-from sb3_ext.common.buffers import CostBatch, CostStorage, sample_union
+from sb3_ext.common.buffers import CostBatch, CostStorage, cost_buffer_class, sample_union
 from sb3_ext.common.checkpoint import pack_env, unpack_env
-from sb3_ext.common.risk_sac import Progress
 from sb3_ext.common.rollouts import collect_episodes
 from sb3_ext.common.selectors import Choice, RejectionSampling, check_choice
 from sb3_ext.sac_lag import SACLag
@@ -68,6 +67,7 @@ class SQRL(SACLag):
     """
 
     transient: ClassVar[tuple[str, ...]] = (*SACLag.transient, "safety_buffer", "_safety_env")
+    relabel = False  # the mask is part of the policy: SAC learns from what was executed
 
     def __init__(
         self,
@@ -84,7 +84,6 @@ class SQRL(SACLag):
         safety_buffer_size: int = 2500,
         mask_from: float = 0.0,
         penalty_gradient: bool = True,
-        _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         if min(n_off, safety_episodes, safety_buffer_size) < 1:
@@ -104,10 +103,7 @@ class SQRL(SACLag):
             kwargs.setdefault("multiplier_kwargs", {"value": float(np.e), "learning_rate": 3e-4})
         kwargs.setdefault("gamma_risk", 0.7 if kwargs.get("cost_limit") is None else None)
         kwargs["risk_kwargs"] = {"tau": 0.005, **(kwargs.get("risk_kwargs") or {})}
-        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
-        self.relabel = False  # the mask is part of the policy: SAC learns from what was executed
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     def _setup_safety(self) -> None:
         super()._setup_safety()
@@ -125,9 +121,7 @@ class SQRL(SACLag):
         steps: int = 10_000,
         *,
         safety_env: Any = None,
-        check_env_id: bool = True,
-        progress: Progress | None = None,
-        **learn_kwargs: Any,
+        **kwargs: Any,
     ) -> Self:
         """Pre-train on an environment (algorithm 1), or the safety critic on offline data.
 
@@ -137,19 +131,24 @@ class SQRL(SACLag):
             source: an environment (or its ID), or ``Transitions``.
             steps: environment steps, or gradient steps on the offline data.
             safety_env: where the on-policy safety data are collected; None: a copy of ``source``.
-            check_env_id: see ``RiskSAC.pretrain``.
-            progress: see ``RiskSAC.pretrain``.
-            **learn_kwargs: passed on to ``learn``, whose step count goes on (``reset_num_timesteps=False``).
+            **kwargs: on an environment those of ``learn``, whose step count goes on (``reset_num_timesteps=False``);
+                on data ``batch_size``, ``check_env_id`` and ``progress``, see ``RiskSAC.pretrain``.
+
+        Raises:
+            TypeError: for an argument that belongs to the other kind of source.
+            ValueError: as ``learn`` or ``RiskSAC.pretrain``, or if the environments cannot be copied.
         """
         if isinstance(source, Transitions):
-            return super().pretrain(source, steps, check_env_id=check_env_id, progress=progress)
+            if safety_env is not None:
+                raise TypeError("safety_env belongs to pre-training on an environment; the source is a data set")
+            return super().pretrain(source, steps, **kwargs)
         self._enter("pretrain", source)
         self._mask_start = self.num_timesteps + self.mask_from * steps
         self._safety_env = self._copy_env() if safety_env is None else self._wrap_env(_made(safety_env))
         self._share_statistics()
         self._safety_env.seed(None if self.seed is None else self.seed + 1)
         self.pretraining_steps += steps
-        return self.learn(steps, **{"reset_num_timesteps": False, **learn_kwargs})
+        return self.learn(steps, **{"reset_num_timesteps": False, **kwargs})
 
     def _copy_env(self) -> VecEnv:
         packed = pack_env(self.env)
@@ -196,6 +195,14 @@ class SQRL(SACLag):
 
     # ------------------------------------------------------------------ training
 
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> Any:
+        if reset_num_timesteps:  # both are places on the count of steps, which begins anew
+            self._next_collection -= self.num_timesteps
+            self._mask_start -= self.num_timesteps
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+
     def _select(self, observation: Any, proposed: Any, deterministic: bool, warm_up: bool) -> Any:
         if self.phase == "pretrain" and self.num_timesteps < self._mask_start:
             self.last_intervened = np.zeros(len(proposed), dtype=bool)
@@ -222,8 +229,7 @@ class SQRL(SACLag):
         if self._safety_env is None:  # a checkpoint that could not hold it
             self._safety_env = self._copy_env()
         if self.safety_buffer is None:
-            assert isinstance(self.replay_buffer, CostStorage)
-            self.safety_buffer = type(self.replay_buffer)(
+            self.safety_buffer = cost_buffer_class(self.observation_space)(
                 self.safety_buffer_size, self.observation_space, self.action_space, device=self.device,
                 n_envs=self._safety_env.num_envs, missing_cost=self.missing_cost,
             )  # fmt: skip

@@ -170,6 +170,12 @@ class CostDictReplayBuffer(CostStorage, DictReplayBuffer):
 class CostHerReplayBuffer(CostStorage, HerReplayBuffer):  # type: ignore[misc]  # SB3 types env twice
     """SB3's ``HerReplayBuffer`` with costs: a relabelled goal changes the reward, never the cost."""
 
+    def reset(self) -> None:
+        """Empty it, its list of episodes included."""
+        super().reset()
+        for column in (self.ep_start, self.ep_length, self._current_ep_start):
+            column[:] = 0
+
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """A batch of real and relabelled transitions, each with the cost that was paid."""
         self._sampled: dict[str, Rows] = {}
@@ -193,6 +199,11 @@ class CostHerReplayBuffer(CostStorage, HerReplayBuffer):  # type: ignore[misc]  
         return super()._get_virtual_samples(batch_indices, env_indices, env)
 
 
+def cost_buffer_class(observation_space: spaces.Space[Any]) -> type[CostStorage]:
+    """The plain cost buffer for observations of that kind."""
+    return CostDictReplayBuffer if isinstance(observation_space, spaces.Dict) else CostReplayBuffer
+
+
 def offline_buffer(
     transitions: Transitions,
     observation_space: spaces.Space[Any],
@@ -205,8 +216,7 @@ def offline_buffer(
         ValueError: if the rows do not fit the spaces.
     """
     transitions.check_spaces(observation_space, action_space)
-    kind: Any = CostDictReplayBuffer if isinstance(observation_space, spaces.Dict) else CostReplayBuffer
-    buffer = kind(len(transitions), observation_space, action_space, device=device)
+    buffer: Any = cost_buffer_class(observation_space)(len(transitions), observation_space, action_space, device=device)
     for own, rows in ((buffer.observations, transitions.observations),
                       (buffer.next_observations, transitions.next_observations)):  # fmt: skip
         for target, values in [(own[k], rows[k]) for k in own] if isinstance(rows, dict) else [(own, rows)]:

@@ -204,6 +204,8 @@ class SafeEvalCallback(EventCallback):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.log_path is not None:
-            columns = {name: np.stack([getattr(found, field) for _, found in self.history]) for name, field in KEPT_AS}
+            columns: dict[str, Any] = {
+                name: np.stack([getattr(found, field) for _, found in self.history]) for name, field in KEPT_AS
+            }
             with atomic_path(self.log_path / "evaluations.npz") as temporary, temporary.open("wb") as file:
                 np.savez(file, timesteps=np.array([steps for steps, _ in self.history]), **columns)

@@ -28,6 +28,7 @@ from sb3_ext.common.files import atomic_folder, atomic_path
 POINTER = "LATEST"
 BUFFERS = ("replay_buffer", "offline_buffer", "safety_buffer")
 ENVIRONMENTS = ("env", "_safety_env")
+STATISTICS = ("obs_rms", "ret_rms")
 
 
 @contextlib.contextmanager
@@ -48,14 +49,20 @@ def readable(path: Any, what: str) -> Iterator[None]:
         ) from error
 
 
+def plain_data(path: Any) -> dict[str, Any]:
+    """What a file says of itself in plain text: nothing is unpickled."""
+    file = open_path(path, "r", suffix="zip")
+    with contextlib.nullcontext() if file is path else file, zipfile.ZipFile(file) as archive:
+        data: dict[str, Any] = json.loads(archive.read("data"))
+    return data
+
+
 def check_holds(path: Any, cls: type[Any]) -> None:
-    """Raise ``ValueError`` unless the file holds a model of ``cls``, going by its plain text: nothing is unpickled.
+    """Raise ``ValueError`` unless the file holds a model of ``cls``.
 
     Classes without parts of their own read the files of their SB3 base, too.
     """
-    file = open_path(path, "r", suffix="zip")
-    with contextlib.nullcontext() if file is path else file, zipfile.ZipFile(file) as archive:
-        data = json.loads(archive.read("data"))
+    data = plain_data(path)
     if "format" in data:
         kind = data["format"].split()[1]
         raise ValueError(f"it is a {kind}: load_{kind} reads it")
@@ -112,6 +119,7 @@ def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str, 
         model._safety_env = unpack_env(environments["_safety_env"])
     for name, buffer in buffers.items():
         if buffer is not None:
+            buffer.device = model.device
             setattr(model, name, buffer)
     if isinstance(getattr(model, "replay_buffer", None), HerReplayBuffer):
         model.replay_buffer.set_env(model.env)
@@ -142,7 +150,10 @@ def _dump(path: Path, value: Any) -> None:
 
 
 class PackedEnv(NamedTuple):
-    """A VecEnv as its wrappers (class, state), outermost first, and the innermost one; None where it has no copy."""
+    """A VecEnv as its wrappers (class, state), outermost first, and the innermost one; None where it has no copy.
+
+    Of wrappers without a copy the state is their statistics only.
+    """
 
     wrappers: list[tuple[type, dict[str, Any]]]
     pickled: bytes | None
@@ -161,6 +172,7 @@ def pack_env(env: VecEnv | None) -> PackedEnv:
         copy.deepcopy(env)  # what can be pickled is not always a copy (some simulators come back fresh); this refuses
     except Exception:  # third-party environments fail to copy in ways of their own
         pickled = None
+        wrappers = [(kind, {k: state[k] for k in STATISTICS if k in state}) for kind, state in wrappers]
     return PackedEnv(wrappers, pickled)
 
 
@@ -179,7 +191,7 @@ def _adopt_statistics(normalizer: VecNormalize | None, packed: PackedEnv) -> Non
     """Go on with the statistics of the checkpoint, in environments that are not from it."""
     for kind, state in packed.wrappers:
         if normalizer is not None and issubclass(kind, VecNormalize):
-            vars(normalizer).update({name: state[name] for name in ("obs_rms", "ret_rms") if name in state})
+            vars(normalizer).update({name: state[name] for name in STATISTICS if name in state})
 
 
 def _reset_environments(model: Any, steps: int) -> None:

@@ -115,8 +115,10 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         """SB3's, with the costs of this rollout gathered from its beginning on."""
         self._costs.start()
         complete = super().collect_rollouts(env, callback, *args, **kwargs)
-        if not complete:  # SB3 leaves the step at which the callback stopped uncounted, and with it an episode's end
-            self._count_costs(callback.locals["infos"], callback.locals["dones"])
+        if not complete:  # SB3 forgets the step at which the callback stopped
+            step = callback.locals
+            self._count_costs(step["infos"], step["dones"])
+            self._last_obs, self._last_episode_starts = step["new_obs"], step["dones"]
         return complete
 
     def _learn_costs(self) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ import torch as th
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.sac.policies import Actor
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from sb3_ext.common.buffers import CostBatch
 from sb3_ext.common.ensembles import EnsembleMLP
@@ -188,6 +189,7 @@ class _ReluNetworks(th.autograd.Function):
         return _stacked([own[-1] for own in hidden])
 
     @staticmethod
+    @once_differentiable  # what is saved has no history: see ``unfused``
     def backward(ctx: Any, gradient: th.Tensor) -> Any:
         x, *saved = ctx.saved_tensors
         parameters, hidden = saved[: ctx.n_parameters], saved[ctx.n_parameters :]

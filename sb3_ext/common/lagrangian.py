@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -71,11 +73,15 @@ class LagrangianOnPolicy(CostOnPolicy):
         """Learn the costs, move the multipliers, then let the base learn from the priced advantages."""
         advantages = self._learn_costs()
         self._move_multipliers()
-        priced, asked = self._price(advantages), self.normalize_advantage
-        # Standardised once more, a rollout without cost would make whole steps of the cost critic's errors.
-        self.normalize_advantage = asked and not priced
-        try:
+        with self._settings_of_prices() if self._price(advantages) else contextlib.nullcontext():
             super().train()
+
+    @contextlib.contextmanager
+    def _settings_of_prices(self) -> Iterator[None]:
+        """Standardised once more, a rollout without cost would make whole steps of the cost critic's errors."""
+        asked, self.normalize_advantage = self.normalize_advantage, False
+        try:
+            yield
         finally:
             self.normalize_advantage = asked
 

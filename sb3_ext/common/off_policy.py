@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -24,11 +23,13 @@ from sb3_ext.common.buffers import (
     CostHerReplayBuffer,
     CostReplayBuffer,
     CostStorage,
+    cost_buffer_class,
     scale_action,
     unscale_action,
 )
 from sb3_ext.common.fused import fuse
 from sb3_ext.common.optim import FusedAdam
+from sb3_ext.common.rollouts import keep_last_step
 from sb3_ext.common.safe_algorithm import MissingCost, SafeAlgorithm
 from sb3_ext.common.selectors import ActionSelector
 
@@ -41,8 +42,8 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     """Mixin for off-policy bases with Box actions; it comes before the base in the list of parents.
 
     ``info`` of a step gets the proposed and the executed action and whether the filter intervened after callbacks have
-    seen it: a callback reads ``model.last_intervened``. An episode that a callback stops the training with is not in
-    ``n_episodes``, because SB3 drops that step.
+    seen it: a callback reads ``model.last_intervened``. The step at which a callback stops the training is counted and
+    stored like any other; SB3 drops it, so that the next ``learn`` would begin with a transition that never was.
 
     A subclass lists its stateful ``parts``, builds them in ``_setup_safety`` and may set ``selector``. Everything
     else follows from that.
@@ -54,7 +55,8 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     )  # fmt: skip
 
     selector: ActionSelector | None
-    relabel: bool
+    relabel: bool = True
+    """Whether the base learns from the proposed actions, or from the executed ones."""
     optimize: Literal["sb3", "fused"]
 
     def __init__(
@@ -70,7 +72,9 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self._start_counting(missing_cost)
         if optimize not in ("sb3", "fused"):
             raise ValueError(f"optimize must be 'sb3' or 'fused', got {optimize!r}")
-        self.optimize, self.relabel = optimize, True
+        self.optimize = optimize
+        if kwargs.get("policy_kwargs"):  # SB3 writes into it
+            kwargs["policy_kwargs"] = dict(kwargs["policy_kwargs"])
         try:
             super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         except AssertionError as error:
@@ -122,7 +126,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             raise ValueError("optimize_memory_usage=True is not supported by the cost buffers; leave it False")
         chosen = self.replay_buffer_class
         if chosen is None:
-            chosen = CostDictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else CostReplayBuffer
+            chosen = cost_buffer_class(self.observation_space)
         chosen = COUNTERPARTS.get(chosen, chosen)
         if not issubclass(chosen, CostStorage):
             raise ValueError(f"replay_buffer_class must keep costs (one of sb3_ext's), got {chosen.__name__}")
@@ -171,10 +175,16 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         # Deterministic means that asking twice gives the same: candidates then come from a stream of their own.
         with th.no_grad(), self._random_streams_kept(deterministic):
             if deterministic:
-                th.manual_seed(0)
+                self._seed_own_device(0)
             executed, refused = self.selector.select(obs, actions, propose, deterministic)
         self.last_intervened = refused.cpu().numpy()
         return executed.cpu().numpy().reshape(proposed.shape)
+
+    def _seed_own_device(self, seed: int) -> None:
+        th.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with th.cuda.device(self.device):
+                th.cuda.manual_seed(seed)
 
     def _replace(self, action: NDArray[Any], proposed: NDArray[Any], executed: NDArray[Any]) -> NDArray[Any]:
         """``action`` (environment units), changed only where ``executed`` differs from ``proposed`` (scaled)."""
@@ -216,11 +226,10 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self.n_interventions = 0
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """SB3's, which leaves the step at which a callback stops uncounted, and with it an episode's end."""
+        """SB3's, which forgets the step at which a callback stops."""
         rollout = super().collect_rollouts(env, callback, *args, **kwargs)
         if not rollout.continue_training:
-            self._count_costs(callback.locals["infos"], callback.locals["dones"])
-            self._selection = None
+            keep_last_step(self, callback.locals)
         return rollout
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:

@@ -27,6 +27,8 @@ class FusedAdam(th.optim.Adam):
 
     def _step_group(self, group: dict[str, Any]) -> None:
         parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
         states = [self.state[p] for p in parameters]
         means, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
         th._foreach_add_(steps, 1)

@@ -37,7 +37,6 @@ class PricedRiskSAC(RiskSAC):
         multiplier: str = "gradient",
         multiplier_kwargs: dict[str, Any] | None = None,
         fixed_multiplier: float | None = None,
-        _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         if fixed_multiplier is not None:
@@ -45,9 +44,7 @@ class PricedRiskSAC(RiskSAC):
         self.multiplier_name, self.multiplier_kwargs = multiplier, dict(multiplier_kwargs or {})
         make_multiplier(self.multiplier_name, self.multiplier_kwargs)  # fail early, before environments are made
         self._excess = 0.0
-        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     def _setup_safety(self) -> None:
         super()._setup_safety()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.her import HerReplayBuffer
 
 from safe_wrappers.transitions import Transitions
+from sb3_ext.common import checkpoint
 from sb3_ext.common.buffers import CostBatch, CostStorage, offline_buffer, sample_union
 from sb3_ext.common.limits import check_probability, discounted_limit
 from sb3_ext.common.safe_sac import SafeSAC
@@ -72,7 +73,6 @@ class RiskSAC(SafeSAC):
         online_updates: bool = True,
         composite: bool = False,
         positive_fraction: float | None = None,
-        _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         if eps_risk is not None and cost_limit is not None:
@@ -94,9 +94,7 @@ class RiskSAC(SafeSAC):
         self.scale_inputs, self.online_updates, self.composite = scale_inputs, online_updates, composite
         self.offline_buffer: CostStorage | None = None
         self.pretraining_steps = self.n_offline = 0
-        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     def _setup_safety(self) -> None:
         # Probabilities keep Recovery RL's slow target; sums of costs over hundreds of steps would never arrive with it.
@@ -123,6 +121,25 @@ class RiskSAC(SafeSAC):
         return discounted_limit(self.cost_limit, self.gamma_risk, self.episode_length)
 
     # ------------------------------------------------------------------ public
+
+    @classmethod
+    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
+        """SB3's ``load``; ``eps_risk`` or ``cost_limit``, whichever the model has learned with, may be given anew.
+
+        Raises:
+            ValueError: as ``SafeAlgorithm.load``, or for a limit of the other kind.
+        """
+        limits = {name for name in ("eps_risk", "cost_limit") if kwargs.get(name) is not None}
+        if limits:
+            with checkpoint.readable(path, cls.__name__):
+                learned = checkpoint.plain_data(path)
+            for name in limits:
+                if name in learned and learned[name] is None:
+                    raise ValueError(
+                        f"the safety critic of {path} has learned with a limit of the other kind, so that "
+                        f"{name}={kwargs[name]} would mean nothing to it"
+                    )
+        return super().load(path, env, *args, **kwargs)
 
     def risk(self, obs: Any, action: NDArray[Any]) -> NDArray[np.float32]:
         """Risk ``[B]`` of observations ``[B, ...]`` (as ``predict`` takes them) and actions in environment units."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +26,8 @@ from sb3_ext.common.ensembles import EnsembleMLP, GeneratedMLP
 from sb3_ext.common.optim import FusedAdam
 
 RiskKind = Literal["probability", "return"]
+CONSTANT = 1e-6
+"""Deviation below which a feature counts as constant."""
 
 
 def make_features_extractor(
@@ -197,37 +198,24 @@ class SafetyCritic(nn.Module):
                 own.copy_(other)
 
     def scale_inputs(self, observations: Any) -> None:
-        """Standardise the features of the observations by the mean and deviation of these rows ``[N, ...]``."""
+        """Standardise the features of the observations by the mean and deviation of these rows ``[N, ...]``.
+
+        Features that are constant in them are only shifted.
+        """
         if list(self.online.features.parameters()):
             raise ValueError("scale_inputs standardises flat observations; this critic learns its features")
         with th.no_grad():
             features = self.online.features(preprocess_obs(self.tensors(observations), self.observation_space))
+            mean, std = standardisation(features)
             for network in (self.online, self.target):
-                network.observation_mean.copy_(features.mean(dim=0))
-                network.observation_std.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
+                network.observation_mean.copy_(mean)
+                network.observation_std.copy_(std)
 
     def risk(self, obs: Any, action: NDArray[Any]) -> NDArray[np.float32]:
         """Risk ``[B]`` of observations ``[B, ...]`` (or a dict of them) and actions ``[B, ...]``, environment units."""
         actions = th.as_tensor(scale_action(np.asarray(action), self.action_space), device=self.device)
         with th.no_grad():
             return self.forward(self.tensors(obs), actions.flatten(1)).squeeze(1).cpu().numpy()
-
-    def save(self, path: str | Path) -> None:
-        """Write the critic by itself, optimiser included."""
-        from sb3_ext.common.export import save_critic
-
-        save_critic(self, path)
-
-    @staticmethod
-    def load(path: str | Path) -> SafetyCritic:
-        """Read what ``save`` wrote.
-
-        Raises:
-            ValueError: if the file is truncated or something else.
-        """
-        from sb3_ext.common.export import load_critic
-
-        return load_critic(path)
 
     def tensors(self, obs: Any) -> Any:
         """Batched NumPy observations as tensors on the critic's device."""
@@ -245,14 +233,23 @@ def as_tensors(obs: Any, space: spaces.Space[Any], device: th.device) -> Any:
     return th.as_tensor(maybe_transpose(np.asarray(obs), space), device=device)
 
 
+def standardisation(features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """Mean and deviation of each column of ``[N, F]``; 1 where it is constant: nothing is known of its scale."""
+    std = features.std(dim=0, correction=0)
+    return features.mean(dim=0), th.where(std < CONSTANT, th.ones_like(std), std)
+
+
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Graphs built in this block do not reach the module's weights: gradients flow through it for less."""
-    module.requires_grad_(False)
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def _validate(

@@ -23,6 +23,9 @@ from safe_wrappers.risk import (
     filter_actions,
 )
 
+FINAL = ("final_obs", "final_info", "_final_obs", "_final_info")
+"""What Gymnasium's vector environments say of the episodes that ended, and for which environments."""
+
 
 def episode_limit(env: VecEnv) -> int | None:
     """Steps of the longest episode (``spec.max_episode_steps``), where the environment says so."""
@@ -74,7 +77,7 @@ class GymVecEnv(VecEnv):
         """Step all environments; finished ones carry SB3's ``terminal_observation``."""
         obs, rewards, terminated, truncated, infos = self.vector_env.step(self._actions)
         dones = terminated | truncated
-        last_obs, last_infos = infos.pop("final_obs", None), infos.pop("final_info", None)
+        last_obs, last_infos, *_ = (infos.pop(key, None) for key in FINAL)
         rows = _rows(infos, self.num_envs)
         if dones.any():
             finals = _rows(last_infos or {}, self.num_envs)

@@ -83,7 +83,7 @@ class Actor:
         env = vectorized(make_env, n_envs)
         model = kind.load(io.BytesIO(saved), env=env, device="cpu", seed=seed)
         if not as_learner:
-            model._exploration = np.random.default_rng(seed)
+            model._exploration = np.random.default_rng(seed).spawn(1)[0]  # as the model itself would
         spaces = model.observation_space, cast(Box, model.action_space)
         self.outbox = Outbox(model.buffer_size, *spaces, "cpu", n_envs, **model.replay_buffer_kwargs)
         model.replay_buffer = self.outbox

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ext.common.buffers import scale_action, unscale_action
+from sb3_ext.common.rollouts import keep_last_step
 from sb3_ext.common.safe_algorithm import SafeAlgorithm
 from sb3_ext.recurrent.observations import ObservationLayout
 from sb3_ext.recurrent.policy import RecurrentPolicy
@@ -44,7 +45,8 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         super()._setup_model()
         if self._exploration is None:  # else it comes from a file, and goes on
             # A stream of its own: actors in other processes explore as this one would, whatever the learner draws.
-            self._exploration = np.random.default_rng(self.seed)
+            # And not the first environment's, which has the same seed.
+            self._exploration = np.random.default_rng(self.seed).spawn(1)[0]
 
     @property
     def has_learned(self) -> bool:
@@ -137,10 +139,7 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             )
         rollout = super().collect_rollouts(env, callback, *args, **kwargs)
         if not rollout.continue_training:
-            step = callback.locals
-            self._count_costs(step["infos"], step["dones"])
-            names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
-            self._store_transition(*(step[name] for name in names))
+            keep_last_step(self, callback.locals)
         return rollout
 
 

@@ -140,9 +140,15 @@ class SequenceReplayBuffer(ReplayBuffer):
                 f"has {self.length}: use at least {n_envs * (self.length + 2 * HIDDEN_INTERVAL)}"
             )
         self.capacity, self.handle_timeout_termination = entries, True
-        self._rows = Streams(n_envs, entries, self.dtype)
-        self._hidden = Streams(n_envs, entries // HIDDEN_INTERVAL, np.dtype((np.float32, (gru_size,))))
-        self._written = np.zeros(n_envs, dtype=np.int64)
+        self.gru_size = gru_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Empty it, and give its memory back."""
+        self._rows = Streams(self.n_envs, self.capacity, self.dtype)
+        hidden = np.dtype((np.float32, (self.gru_size,)))
+        self._hidden = Streams(self.n_envs, self.capacity // HIDDEN_INTERVAL, hidden)
+        self._written = np.zeros(self.n_envs, dtype=np.int64)
         self._staged: tuple[NDArray[np.bool_], NDArray[np.float32]] | None = None
 
     # ------------------------------------------------------------------ writing

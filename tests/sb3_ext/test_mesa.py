@@ -22,7 +22,18 @@ from corridors import (
 from gymnasium.spaces import Box
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from sb3_ext import MESA, SQRL, Labelled, MetaLearner, MultiTask, RecoveryRL, SACLag, SafetyCritic, load_critic
+from sb3_ext import (
+    MESA,
+    SQRL,
+    Labelled,
+    MetaLearner,
+    MultiTask,
+    RecoveryRL,
+    SACLag,
+    SafetyCritic,
+    load_critic,
+    save_critic,
+)
 from sb3_ext.common.fused import FusedEnsemble, FusedMLP, fuse
 
 pytestmark = pytest.mark.filterwarnings(QUIET)
@@ -343,7 +354,7 @@ def test_data_of_another_environment_are_refused(cls):
 @pytest.mark.parametrize("form", [{}, {"net_arch": (8, 8, 8), "latent_dim": 4}], ids=["plain", "generated"])
 def test_a_meta_learned_critic_serves_another_agent(cls, form, tmp_path):
     source = tiny(MESA, risk_kwargs={"net_arch": (16, 16), **form}).meta_train([recorded()], 5)
-    source.safety_critic.save(tmp_path / "critic")
+    save_critic(source.safety_critic, tmp_path / "critic")
     critic = load_critic(tmp_path / "critic")
     model = tiny(cls, gamma_risk=0.8).use_critic(critic)
     observations, actions = some_observations()

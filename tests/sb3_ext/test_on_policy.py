@@ -420,6 +420,32 @@ def test_minibatches_are_standardised_only_while_nothing_has_a_price(cls, base, 
     assert (seen[0], seen[-1], model.normalize_advantage) == (normalize, False, normalize)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "priced", "free"),
+    [({}, 0.02, None), ({"priced_target_kl": None}, None, None), ({"target_kl": 0.5}, 0.5, 0.5)],
+)
+def test_updates_end_early_while_something_has_a_price(kwargs, priced, free, monkeypatch):
+    seen, train = [], PPO.train
+
+    def watched(self):
+        seen.append(self.target_kl)
+        train(self)
+
+    monkeypatch.setattr(PPO, "train", watched)
+    for value, expected in ((0.0, free), (3.0, priced)):
+        model = tiny(PPOLag, multiplier="fixed", multiplier_kwargs={"value": value}, **kwargs).learn(40)
+        assert seen[-1] == expected and model.target_kl == free
+    steps = [tiny(PPOLag, multiplier="fixed", multiplier_kwargs={"value": 3.0}, learning_rate=0.05, **k).learn(200)
+             for k in ({}, {"priced_target_kl": None})]  # fmt: skip
+    moves = [model.logger.name_to_value["train/approx_kl"] for model in steps]
+    assert moves[0] < moves[1]
+
+
+def test_a_bad_target_for_the_divergence():
+    with pytest.raises(ValueError, match="priced_target_kl must be > 0 or None, got 0"):
+        tiny(PPOLag, priced_target_kl=0.0)
+
+
 def test_reward_value_function_is_not_priced():
     model = tiny(PPOLag, vec(noise=0.3), multiplier="fixed", multiplier_kwargs={"value": 5.0}).learn(40)
     plain = tiny(PPO, vec(noise=0.3)).learn(40)

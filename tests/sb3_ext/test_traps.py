@@ -34,6 +34,7 @@ from sb3_ext import (
     evaluate_safely,
     load_filter,
     pretrained_filter,
+    save_critic,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*untrained safety critic.*")
@@ -162,7 +163,7 @@ def test_pretraining_recovery_rl_on_an_environment_is_refused(source):
 FOREIGN = {
     "RecoveryRL": (lambda path: tiny(RecoveryRL).save(path), "it holds a RecoveryRL"),
     "filter": (lambda path: tiny(RecoveryRL).export_filter(path), "it is a filter: load_filter reads it"),
-    "critic": (lambda path: tiny(SACLag).safety_critic.save(path), "it is a critic: load_critic reads it"),
+    "critic": (lambda path: save_critic(tiny(SACLag).safety_critic, path), "it is a critic: load_critic reads it"),
     "PPO": (lambda path: PPO("MlpPolicy", Corridor()).save(path), "another library's algorithm, .*common.policies"),
     "SAC": (lambda path: tiny(SAC).save(path), "another library's algorithm, .*sac.policies"),
 }
