@@ -37,7 +37,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Doctests of all modules and every Python block of the README.
+# Doctests of all modules, every Python block of README and docs, and the examples.
 docs-check: .venv/installed
 	$(BIN)/python -m pytest -n 2 tests/test_docs.py
 

@@ -13,8 +13,7 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 
 from safe_wrappers import PreviousFeedback
-from sb3_ext import RecurrentSACLag, learn_distributed
-from sb3_ext.common.checkpoint import has_checkpoint
+from sb3_ext import RecurrentSACLag, has_checkpoint, learn_distributed
 
 FOLDER, EVERY = "ray_actors_run", 50_000
 SETTINGS = {"batch_size": 32, "train_freq": 32, "gradient_steps": 60, "buffer_size": 200_000, "learning_rate": 1e-3}

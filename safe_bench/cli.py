@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from safe_bench.protocols import PROTOCOLS, Protocol, protocols_called, run_config
+from safe_bench.protocols import PROTOCOLS, Method, Protocol, protocols_called, run_config
 from safe_bench.runs import RunError, finished_summaries
 
 DEFAULT_OUT = "runs"
@@ -64,18 +64,25 @@ def _parser() -> argparse.ArgumentParser:
 def _list(options: argparse.Namespace, console: Console) -> int:
     for protocol in PROTOCOLS.values():
         of_group = {
-            group: ", ".join(name for name, method in protocol.methods.items() if method.group == group)
+            group: ", ".join(_described(key, each) for key, each in protocol.methods.items() if each.group == group)
             for group in ("comparison", "ablation")
         }
         table = Table(title=f"[bold]{protocol.name}[/bold]", title_justify="left", show_header=False, box=None)
         table.add_row("paper", protocol.paper)
         table.add_row("claim", protocol.claim)
-        table.add_row("methods", of_group["comparison"])
-        if of_group["ablation"]:
-            table.add_row("ablations", of_group["ablation"])
-        table.add_row("presets", ", ".join(f"{name} (seeds: {len(b.seeds)})" for name, b in protocol.presets.items()))
+        for group, methods in of_group.items():
+            if methods:
+                table.add_row(f"{group}s" if group == "ablation" else "methods", methods)
+        for name, budget in protocol.presets.items():
+            table.add_row(f"--preset {name}", f"{budget.amount} of training, seeds: {len(budget.seeds)}")
         console.print(table, "")
     return 0
+
+
+def _described(name: str, method: Method) -> str:
+    """A method with the class that it is, as in ``lr (SACLag)``."""
+    penalty = " with CostPenalty" if method.reward_penalty else ""
+    return f"{name} ({method.algorithm or 'a controller'}{penalty})"
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

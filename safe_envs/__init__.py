@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     from safe_envs.hallway.hall import Hall
     from safe_envs.manipulation.panda_push import as_goal_observation
     from safe_envs.manipulation.push_controller import PushController
+    from safe_envs.navigation.layouts import SPIDER_FINE_TUNE_GOAL, GridMap
 
 __all__ = [
     "ENV_IDS",
+    "SPIDER_FINE_TUNE_GOAL",
     "TASKS",
     "BatchedTask",
     "Camera",
     "ClipLibrary",
+    "GridMap",
     "Hall",
     "PushController",
     "Rectangle",
@@ -64,9 +67,11 @@ _LAZY = {
     "BatchedTask": "safe_envs.core.batched",
     "Camera": "safe_envs.hallway.camera",
     "ClipLibrary": "safe_envs.hallway.clips",
+    "GridMap": "safe_envs.navigation.layouts",
     "Hall": "safe_envs.hallway.hall",
     "PushController": "safe_envs.manipulation.push_controller",
     "Rectangle": "safe_envs.core.geometry",
+    "SPIDER_FINE_TUNE_GOAL": "safe_envs.navigation.layouts",
     "SafeEnv": "safe_envs.core.env",
     "Scene": "safe_envs.core.geometry",
     "TASKS": "safe_envs.data.tasks",

@@ -8,6 +8,7 @@ from sb3_ext.common.buffers import (
     transitions_of,
 )
 from sb3_ext.common.callbacks import CostLoggingCallback, SafeEvalCallback
+from sb3_ext.common.checkpoint import has_checkpoint
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
 from sb3_ext.common.export import ExportedFilter, load_critic, load_filter, pretrained_filter, save_critic
 from sb3_ext.common.limits import discounted_limit, safe_steps
@@ -26,6 +27,7 @@ from sb3_ext.mesa import MESA, MultiTask
 from sb3_ext.ppo_lag import PPOPID, PPOLag
 from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
 from sb3_ext.recovery_rl import RecoveryRL
+from sb3_ext.recurrent.policy import RecurrentPolicy
 from sb3_ext.recurrent.ray_actors import learn_distributed
 from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
 from sb3_ext.recurrent.sequence_buffer import SequenceReplayBuffer
@@ -60,6 +62,7 @@ __all__ = [
     "PPOLag",
     "RecoveryActor",
     "RecoveryRL",
+    "RecurrentPolicy",
     "RecurrentSACLag",
     "RejectionSampling",
     "RiskSensitiveSAC",
@@ -76,6 +79,7 @@ __all__ = [
     "VecRecoveryFilter",
     "discounted_limit",
     "evaluate_safely",
+    "has_checkpoint",
     "imitate",
     "learn_distributed",
     "load_critic",

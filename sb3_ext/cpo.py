@@ -58,7 +58,8 @@ class CPO(CostOnPolicy, TRPO):
         *args: the base's further arguments.
         margin_learning_rate: with every rollout in which episodes ended, ``margin`` grows by this share of their mean
             excess, never below 0, and the steps keep that much below the limit.
-        **kwargs: see ``CostOnPolicy`` and sb3-contrib's ``TRPO``.
+        **kwargs: ``cost_limit`` on an episode's undiscounted cost (25, or a dict by the names of costs) and further
+            arguments of ``CostOnPolicy``; sb3-contrib's of ``TRPO``.
 
     Attributes:
         margin: ``[K]``, in the unit of the limits.

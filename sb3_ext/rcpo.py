@@ -16,7 +16,10 @@ class RCPO(PricedRiskSAC):
     As in Recovery RL's comparison (appendix A) the charge enters the target of the reward critics, at terminal
     transitions too, and :math:`\lambda` ascends on the excess of the risk of replayed actions.
 
-    Args are those of ``PricedRiskSAC`` and ``RiskSAC``.
+    The arguments that matter most, of ``PricedRiskSAC`` and ``RiskSAC`` in ``sb3_ext.common``: ``cost_limit`` on an
+    episode's undiscounted cost, or ``eps_risk`` on the discounted probability of a violation (0.1 if neither is given);
+    ``gamma_risk``, the risk's discount; ``multiplier`` (``"gradient"``, ``"pid"``, ``"schedule"``, ``"fixed"``) and
+    ``multiplier_kwargs``. SB3's ``SAC`` has the others.
 
     Examples:
         >>> import safe_envs

@@ -33,7 +33,8 @@ class RecoveryRL(RiskSAC):
         learning_rate: as in SB3.
         relabel: train SAC on its proposals (the paper) or on the executed actions (its ablation).
         recovery_kwargs: further arguments of ``RecoveryActor``.
-        **kwargs: see ``RiskSAC``.
+        **kwargs: of ``RiskSAC``: ``eps_risk``, the risk above which the recovery policy acts (0.1), ``gamma_risk``, its
+            discount (0.8), ``scale_inputs``, ``composite``, ``risk_kwargs`` and others; SB3's of ``SAC``.
 
     Examples:
         >>> import numpy as np

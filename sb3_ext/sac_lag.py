@@ -17,7 +17,10 @@ class SACLag(PricedRiskSAC):
     ascends on the excess. Deviation from the released code: the multiplier is learned for real
     (``fixed_multiplier`` gives the released behaviour).
 
-    Args are those of ``PricedRiskSAC`` and ``RiskSAC``.
+    The arguments that matter most, of ``PricedRiskSAC`` and ``RiskSAC`` in ``sb3_ext.common``: ``cost_limit`` on an
+    episode's undiscounted cost, or ``eps_risk`` on the discounted probability of a violation (0.1 if neither is given);
+    ``gamma_risk``, the risk's discount; ``multiplier`` (``"gradient"``, ``"pid"``, ``"schedule"``, ``"fixed"``) and
+    ``multiplier_kwargs``. SB3's ``SAC`` has the others.
 
     Examples:
         >>> import gymnasium as gym

@@ -16,7 +16,9 @@ class TRPOLag(LagrangianOnPolicy, TRPO):
     :math:`(A - \sum_k \lambda_k A_{c,k}) / (1 + \sum_k \lambda_k)`; multipliers and deviations are those of ``PPOLag``.
     While all multipliers are 0 it is sb3-contrib's ``TRPO``, bit for bit on the same seed.
 
-    Args are those of ``LagrangianOnPolicy``, ``CostOnPolicy`` and sb3-contrib's ``TRPO``.
+    Beside sb3-contrib's arguments of ``TRPO``: ``cost_limit`` on an episode's undiscounted cost (25, or a dict by the
+    names of costs) and further arguments of ``CostOnPolicy``; ``multiplier`` and ``multiplier_kwargs`` of
+    ``LagrangianOnPolicy``.
 
     Examples:
         >>> import gymnasium as gym

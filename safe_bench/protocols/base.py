@@ -84,6 +84,12 @@ class Budget:
     checkpoint_every: int | None = None
     transfer: Transfer | None = None
 
+    @property
+    def amount(self) -> str:
+        """How long a run learns, in words."""
+        parts = [f"{s.episodes:,} episodes" if s.steps is None else f"{s.steps:,} steps" for s in self.stages]
+        return " + ".join(parts)
+
 
 @dataclass(frozen=True)
 class Method:

@@ -210,7 +210,7 @@ class WorkerVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def _learn_spaces(self, factory: Factory) -> None:
         env = factory()
         self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.render_mode = env.render_mode
+        self.render_mode, self.spec = env.render_mode, env.spec
         self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
         self.observation_space = batch_space(env.observation_space, self.num_envs)
         self.action_space = batch_space(env.action_space, self.num_envs)

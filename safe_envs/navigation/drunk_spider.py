@@ -13,7 +13,7 @@ from safe_envs.core.geometry import BoolArray, FloatArray, Point, Scene
 from safe_envs.core.vector import TaskVectorEnv
 from safe_envs.navigation.layouts import SPIDER_MAPS, GridMap
 
-RewardKind: TypeAlias = Literal["paper", "released"]
+RewardKind: TypeAlias = Literal["plain", "released"]
 
 SUBSTEPS = 10
 SUBSTEP_LENGTH = 0.1
@@ -51,7 +51,7 @@ class DrunkSpiderTask(BatchedTask):
             clipping. The paper uses 0.1, and 0.2 for its study of thresholds.
         start: (x, y) on the floor, in place of the map's.
         goal: (x, y) on the floor, in place of the map's; SQRL fine-tunes with ``SPIDER_FINE_TUNE_GOAL``.
-        reward: ``"paper"`` or ``"released"``; see ``DrunkSpiderEnv``.
+        reward: ``"plain"`` or ``"released"``; see ``DrunkSpiderEnv``.
         horizon: number of steps that ``"released"`` rewards count with; set it to the time limit.
 
     Raises:
@@ -67,7 +67,7 @@ class DrunkSpiderTask(BatchedTask):
         action_noise: float = ACTION_NOISE,
         start: Point | None = None,
         goal: Point | None = None,
-        reward: RewardKind = "paper",
+        reward: RewardKind = "plain",
         horizon: int = HORIZON,
     ) -> None:
         if not (np.isfinite(action_noise) and action_noise >= 0.0):
@@ -157,7 +157,7 @@ class DrunkSpiderEnv(TaskEnv):
     0.1, the bounds of the actions, and that a fall ends the episode. The paper prints no reward formula. From
     the released code: map, start, goals, substeps, success radius, the horizon of 30 steps, and both rewards.
 
-    ``reward="paper"`` (default) is the task's own: minus the distance to the goal over the map's diagonal,
+    ``reward="plain"`` (default) is the task's own: minus the distance to the goal over the map's diagonal,
     +30 in its place on success, 0 on a fall. ``reward="released"`` adds what the released time-limit wrapper
     adds: with ``r`` steps remaining, ``r`` on success, ``-(r + 1)`` on a fall, and -30 on the last step where
     neither happened. It then depends on the time, which the observation does not show, and on the time limit: with

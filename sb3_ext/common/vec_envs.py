@@ -37,7 +37,8 @@ class GymVecEnv(VecEnv):
     """A ``gymnasium.vector`` environment as an SB3 VecEnv.
 
     Args:
-        env: with ``AutoresetMode.SAME_STEP``, as all vector environments of ``safe_envs`` have it.
+        env: with ``AutoresetMode.SAME_STEP``, as ``safe_envs``' environments on arrays and ``WorkerVectorEnv`` have it.
+            SB3's statistics of episodes need a ``VecMonitor`` around the result.
 
     Raises:
         ValueError: for another autoreset mode: the extra step of next-step resets would enter the replay buffer
@@ -98,9 +99,12 @@ class GymVecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The vector environment's attribute, once per environment."""
-        value = getattr(self.vector_env, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        """An attribute of the environments, where they are objects of their own; else the vector environment's."""
+        chosen = list(self._get_indices(indices))
+        if not hasattr(self.vector_env, attr_name) and hasattr(self.vector_env, "get_attr"):
+            values = self.vector_env.get_attr(attr_name)
+            return [values[i] for i in chosen]
+        return [getattr(self.vector_env, attr_name)] * len(chosen)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set it for all environments (they are one object)."""

@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 import torch as th
 from corridors import Corridor, GoalCorridor, pretrained, recorded, tiny, vec
+from gymnasium.vector import AutoresetMode
 from on_policy import tiny as tiny_on_policy
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecMonitor
 
+from safe_envs import WorkerVectorEnv
 from safe_wrappers import Transitions
 from sb3_ext import SQRL, DualAgent, GymVecEnv, PPOLag, RecoveryRL, RecurrentSACLag, SACLag, SafeSAC, imitate
 from sb3_ext.common.fused import fuse
 from sb3_ext.common.optim import FusedAdam
 from sb3_ext.common.safety_critic import standardisation
+from sb3_ext.common.vec_envs import episode_limit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*untrained safety critic.*")
 
@@ -254,6 +257,20 @@ def test_infos_of_vector_environments_hold_no_masks():
         if dones.any():
             break
     assert dones.any() and "terminal_observation" in keys and not any(key.startswith("_") for key in keys)
+
+
+def test_attributes_of_environments_behind_a_vector_environment():
+    settings = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    ids = "safe_envs:safe/Navigation1-v0"
+    copies = GymVecEnv(gym.make_vec(ids, num_envs=3, vectorization_mode="sync", vector_kwargs=settings))
+    assert len(copies.get_attr("scene")) == 3 and len(copies.get_attr("scene", [1])) == 1
+    on_arrays = GymVecEnv(gym.make_vec(ids, num_envs=3))
+    workers = GymVecEnv(WorkerVectorEnv(ids, num_envs=2, num_workers=1))
+    for env in (copies, on_arrays, workers):
+        assert episode_limit(env) == 100
+        env.close()
+    with pytest.raises(AttributeError):
+        on_arrays.get_attr("nothing_of_the_kind")
 
 
 # ---------------------------------------------------------------------- random streams
