@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from safe_bench import cli
+from safe_bench.pool import Outcome, run_jobs
 from safe_bench.protocols import PROTOCOLS
 from safe_bench.runs import BEGUN, RunError, RunFolder, read_json, write_json
 
@@ -133,13 +136,46 @@ def tiny_navigation(monkeypatch):
         monkeypatch.setitem(PROTOCOLS[name].presets, "quick", tiny)
 
     def in_this_process(jobs, n_processes, console):
-        from safe_bench.pool import Outcome
-
         for job in jobs:
             job.execute()
         return [Outcome(job, None) for job in jobs]
 
     monkeypatch.setattr("safe_bench.pool.run_jobs", in_this_process)
+
+
+class Failing(SimpleNamespace):
+    """A job that raises."""
+
+    def execute(self, report):
+        raise self.error
+
+
+def test_processes_have_one_thread_and_failures_tell_where(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    jobs = [Failing(label="unforeseen", error=ZeroDivisionError("no")), Failing(label="foreseen", error=RunError("x")),
+            Threads(label="threads")]  # fmt: skip
+    unforeseen, foreseen, threads = run_jobs(jobs, 1, Console(quiet=True))
+    assert unforeseen.error == "ZeroDivisionError: no" and "in execute" in unforeseen.trace
+    assert (foreseen.error, foreseen.trace) == ("RunError: x", "")
+    assert threads.error == "ValueError: 1" and "OMP_NUM_THREADS" not in os.environ
+
+
+class Threads(SimpleNamespace):
+    """A job that says in how many threads NumPy works."""
+
+    def execute(self, report):
+        raise ValueError(os.environ["OMP_NUM_THREADS"])
+
+
+def test_tracebacks_are_kept(tmp_path, monkeypatch, capsys):
+    def broken(jobs, *_):
+        return [Outcome(job, "ZeroDivisionError: no", "Traceback: here") for job in jobs]
+
+    monkeypatch.setattr("safe_bench.pool.run_jobs", broken)
+    arguments = ["run", "recovery-rl/navigation2", "--methods", "unconstrained", "--seeds", "0", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 1
+    assert "Traceback: here" in (tmp_path / "failures.log").read_text()
+    assert "failures.log" in capsys.readouterr().err
 
 
 def test_run_and_report_from_nothing(tmp_path, capsys, tiny_navigation):

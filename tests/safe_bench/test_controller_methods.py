@@ -1,15 +1,18 @@
 """Methods that start from a controller: corrected, imitated, demonstrated, behind a safety layer; and their reports."""
 
+import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch as th
 from PIL import Image
 
 pytest.importorskip("pybullet")
 
 from safe_bench import agents, figures, report
 from safe_bench.protocols import PROTOCOLS, Budget, Stage
-from safe_bench.runner import Job
+from safe_bench.runner import EpisodeRecorder, Job
 from safe_bench.runs import DIAGNOSTICS, Run, RunError
 from sb3_ext.common.off_policy import SafeOffPolicy
 
@@ -76,6 +79,36 @@ def test_an_interrupted_run_in_a_simulator_without_copies_gives_the_same_results
     first, second = (DIAGNOSTICS.read(each.path) for each in (parts, whole))
     assert first == second and {"safety/multiplier", "train/critic_loss"} <= {row["name"] for row in first}
     assert parts.episodes["return"].tolist() == whole.episodes["return"].tolist()
+    # A checkpoint abandons an episode here, after 75 steps of the one of 50: its costs are nobody else's.
+    assert (whole.episodes["cost"] <= whole.episodes["length"]).all()
+    assert parts.episodes["cost"].tolist() == whole.episodes["cost"].tolist()
+
+
+def test_costs_of_abandoned_episodes_are_not_recorded_with_others(tmp_path, monkeypatch):
+    """Every step costs 1 and is an intervention; a checkpoint, and with it a new episode, comes every 75 steps."""
+    monkeypatch.setattr("safe_envs.manipulation.panda_push.PandaPushEnv._cost_terms", lambda self: {"contact": 1.0})
+    original = EpisodeRecorder._on_step
+
+    def always_intervened(self):
+        self.model.last_intervened = np.ones(1, bool)
+        return original(self)
+
+    monkeypatch.setattr(EpisodeRecorder, "_on_step", always_intervened)
+    found = run(tmp_path, "dual-agent").episodes
+    assert found["length"].tolist() == [50] * len(found["length"]) and len(found["length"]) == 2
+    assert found["cost"].tolist() == found["length"].tolist() == found["interventions"].tolist()
+
+
+def test_the_safety_layer_is_the_same_whatever_its_process_did_before(tmp_path):
+    first = run(tmp_path / "first", "safety-layer")
+    th.manual_seed(99)
+    assert run(tmp_path / "second", "safety-layer").evaluation == first.evaluation
+
+
+def test_a_job_leaves_the_protocol_as_it_is(tmp_path):
+    before = copy.deepcopy(dict(PROTOCOLS[HER].methods["her"].kwargs))
+    run(tmp_path, "her", HER)
+    assert dict(PROTOCOLS[HER].methods["her"].kwargs) == before
 
 
 def test_a_controller_behind_a_safety_layer_is_evaluated_without_learning(tmp_path, monkeypatch):
@@ -106,7 +139,10 @@ def test_a_learned_baseline_is_demonstrated_to_and_then_corrected(tmp_path):
     learned = run(tmp_path, "her", HER)
     assert learned.summary["timesteps"] == 150
     assert learned.evaluation["deterministic"]["cost"] == 0.0
-    assert table(run(tmp_path, "dual-agent-her"), "baseline") == [0]
+    corrected = run(tmp_path, "dual-agent-her")
+    assert table(corrected, "baseline") == [0]
+    origin = corrected.summary["controller"]
+    assert (origin["run"], origin["seed"], origin["preset"]) == (f"{HER}/her", 0, "tiny")
 
 
 def test_the_report_is_about_the_deployed_agents(tmp_path):

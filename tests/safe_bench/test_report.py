@@ -16,7 +16,7 @@ from safe_bench.metrics import aggregate
 from safe_bench.protocols import PROTOCOLS, get_protocol
 from safe_bench.report import summary_table, write_report
 from safe_bench.results import Rate, Results
-from safe_bench.runs import RunError, write_json
+from safe_bench.runs import BEGUN, EPISODES, RunError, read_json, write_json
 from safe_bench.verdict import MEASURES, verdict
 
 VOID = {"meta", "img", "br", "link"}
@@ -244,6 +244,22 @@ class TestStages:
         add_run(tmp_path, SPIDER, "sqrl", 0, 10, 2)  # as older runs, that did not count them
         add_run(tmp_path, SPIDER, "sqrl", 1, 10, 2, counts={"safety_steps": 0, "safety_violations": 0})
         assert "afety data" not in (write_report(tmp_path, SPIDER) / "report.md").read_text()
+
+    def test_time_steps_of_several_environments_count_from_the_start_of_the_stage(self, tmp_path):
+        folder = add_run(tmp_path, VELOCITY, "ppo-lag", 0, 0, 5)
+        rows = EPISODES.read(folder.path)
+        for row in rows:  # eight environments side by side: an episode of 10 steps takes 80
+            row["timesteps"] *= 8
+        EPISODES.write(folder.path, rows)
+        config, summary = (read_json(folder.path / f"{name}.json") for name in ("config", "summary"))
+        config["definition"]["n_envs"] = 8
+        config["budget"]["stages"][0]["steps"] *= 8
+        write_json(folder.path / "config.json", config)
+        write_json(folder.path / "summary.json", summary | {"timesteps": 1600})
+        write_json(folder.path / BEGUN, [1600])
+        (method,) = Results.read(tmp_path, VELOCITY).methods
+        band = method.curve(lambda episodes: episodes["cost"])
+        assert (band.x[0], band.x[-1]) == (80, 1600)
 
     def test_curves_of_stages_that_are_limited_by_steps_are_over_time_steps(self, tmp_path):
         for seed, n in ((0, 20), (1, 15)):
