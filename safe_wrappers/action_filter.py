@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION
-from safe_wrappers.risk import batch_of_one
+from safe_wrappers.observations import batch_of_one
 
 Decision = tuple[NDArray[Any], bool, dict[str, Any]]
 """The action to execute ``[1, ...]``, whether the filter intervened, and what else ``info`` gets."""

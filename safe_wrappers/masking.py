@@ -11,16 +11,15 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
+from safe_wrappers.observations import batch_of_one, take_rows
 from safe_wrappers.risk import (
     ByReference,
     RiskFunction,
     RiskKind,
     allowed_actions,
-    batch_of_one,
     check_callable,
     check_eps_risk,
     predict_risk,
-    take_rows,
 )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from safe_wrappers.transitions import Observations
+from safe_wrappers.observations import Observations, batch_of_one, take_rows
 
 RiskKind = Literal["probability", "return"]
 RiskFunction: TypeAlias = Callable[[Any, NDArray[Any]], NDArray[Any]]
@@ -116,21 +116,6 @@ def check_eps_risk(eps_risk: float, kind: str = "probability") -> float:
     else:
         raise ValueError(f"kind must be 'probability' or 'return', got {kind!r}")
     return float(eps_risk)
-
-
-def batch_of_one(observation: Any) -> Any:
-    """One observation as a batch ``[1, ...]`` (a dictionary of such for Dict observations), copied."""
-    if isinstance(observation, dict):
-        return {key: batch_of_one(value) for key, value in observation.items()}
-    return np.array(observation)[None]
-
-
-def take_rows(observations: Observations, rows: NDArray[Any]) -> Observations:
-    """The given rows of batched observations; ``rows`` are indices or a mask."""
-    if isinstance(observations, dict):
-        return {key: value[rows] for key, value in observations.items()}
-    selected: NDArray[Any] = observations[rows]
-    return selected
 
 
 def predict_risk(risk: RiskFunction, observations: Observations, actions: NDArray[Any]) -> NDArray[Any]:

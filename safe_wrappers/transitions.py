@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-Observations = NDArray[Any] | dict[str, NDArray[Any]]
+from safe_wrappers.observations import Observations, map_entries, take_rows
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,7 @@ class Transitions:
 
     def rows(self, index: Any) -> Transitions:
         """The transitions at ``index`` (anything that indexes an array)."""
-
-        def pick(value: Observations) -> Observations:
-            return {k: v[index] for k, v in value.items()} if isinstance(value, dict) else value[index]
-
-        return Transitions(
-            pick(self.observations), self.actions[index], pick(self.next_observations),
-            self.costs[index], self.violations[index], self.terminals[index], self.env_id,
-        )  # fmt: skip
+        return replace(self, **{name: take_rows(getattr(self, name), index) for name in _COLUMNS})
 
     def with_env_id(self, env_id: str | None) -> Transitions:
         """The same transitions, labelled as recorded in ``env_id``."""
@@ -137,18 +130,16 @@ class Transitions:
         parts = list(parts)
         if not parts:
             raise ValueError("nothing to concatenate: expected at least one Transitions")
-
-        def join(values: list[Any]) -> Any:
-            if isinstance(values[0], dict):
-                return {k: np.concatenate([v[k] for v in values]) for k in values[0]}
-            return np.concatenate(values)
-
-        columns = {name: join([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        columns = {name: map_entries(_joined, *(getattr(part, name) for part in parts)) for name in _COLUMNS}
         env_ids = {part.env_id for part in parts}
         return cls(**columns, env_id=env_ids.pop() if len(env_ids) == 1 else None)
 
 
 _COLUMNS = tuple(field.name for field in fields(Transitions) if field.name != "env_id")
+
+
+def _joined(*parts: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate(parts)
 
 
 def _check_rows(name: str, rows: Observations, space: spaces.Space[Any], source: str) -> None:

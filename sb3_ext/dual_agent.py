@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.td3.policies import TD3Policy
 
-from safe_wrappers.risk import take_rows
+from safe_wrappers.observations import map_entries, take_rows
 from sb3_ext.common.buffers import CostBatch, scale_action
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.limits import check_probability, safe_steps
@@ -257,9 +257,7 @@ class DualAgent(SafeTD3):
             with th.no_grad():
                 actions: th.Tensor = self.baseline_policy.actor(observations)
                 return actions
-        rows = {k: v.cpu().numpy() for k, v in observations.items()} if isinstance(observations, dict) else (
-            observations.cpu().numpy()
-        )  # fmt: skip
+        rows = map_entries(lambda entries: entries.cpu().numpy(), observations)
         scaled = scale_action(self.baseline.predict(rows)[0], self.action_space)
         return th.as_tensor(scaled, device=self.device).flatten(1)
 

@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from torch.nn import functional as F
 
+from safe_wrappers.observations import map_entries, take_rows
 from sb3_ext.common.buffers import forget_last_step, scale_action
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.evaluation import shares_environments
@@ -107,11 +108,7 @@ def _gather(
         if replaced.any():
             actions[replaced] = model.predict(as_seen(raw))[0][replaced]
         obs = env.step(actions)[0]
-    if isinstance(obs, dict):
-        joined: Any = {key: np.concatenate([each[key] for each in gathered]) for key in obs}
-    else:
-        joined = np.concatenate(gathered)
-    return as_seen(joined), np.concatenate(labels)
+    return as_seen(map_entries(lambda *entries: np.concatenate(entries), *gathered)), np.concatenate(labels)
 
 
 def _fit(policy: Any, observations: Any, actions: NDArray[Any], steps: int, batch_size: int, rate: float) -> float:
@@ -129,9 +126,8 @@ def _fit(policy: Any, observations: Any, actions: NDArray[Any], steps: int, batc
     optimizer = th.optim.Adam(policy.parameters(), lr=rate)  # critics and deviations get no gradient, so they stay
     for _ in range(steps):
         rows = th.randint(len(targets), (batch_size,), device=policy.device)
-        chosen = {k: part[rows] for k, part in obs.items()} if isinstance(obs, dict) else obs[rows]
         optimizer.zero_grad()
-        error(chosen, targets[rows]).backward()
+        error(take_rows(obs, rows), targets[rows]).backward()
         optimizer.step()
     if hasattr(policy, "actor_target"):
         policy.actor_target.load_state_dict(policy.actor.state_dict())

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from safe_wrappers.info import COST, EXECUTED_ACTION, read_term
-from safe_wrappers.risk import batch_of_one
-from safe_wrappers.transitions import Observations, Transitions
+from safe_wrappers.observations import Observations, batch_of_one, map_entries, take_rows
+from safe_wrappers.transitions import Transitions
 from sb3_ext.common.checkpoint import readable
 from sb3_ext.common.files import atomic_path
 from sb3_ext.common.optim import FusedAdam
@@ -149,7 +149,7 @@ class LinearCostModel(nn.Module):
         self._standardise(obs)
         for _ in range(steps):
             rows = th.randint(len(targets), (batch_size,))
-            loss = F.mse_loss(self._predict(_rows(obs, rows), scaled[rows]), targets[rows])
+            loss = F.mse_loss(self._predict(take_rows(obs, rows), scaled[rows]), targets[rows])
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -198,10 +198,6 @@ class LinearCostModel(nn.Module):
             self.observation_std.copy_(std)
 
 
-def _rows(obs: Any, rows: th.Tensor) -> Any:
-    return {key: part[rows] for key, part in obs.items()} if isinstance(obs, dict) else obs[rows]
-
-
 def _steps_in(
     env: gym.Env, terms: Sequence[str], n_steps: int, seed: int | None, controller: Callable[[Any], Any] | None
 ) -> tuple[Observations, NDArray[Any], NDArray[np.float32]]:
@@ -215,5 +211,5 @@ def _steps_in(
         rows.append((obs, info.get(EXECUTED_ACTION, action), [read_term(info, name) for name in terms]))
         obs = env.reset()[0] if terminated or truncated else following
     seen, actions, costs = zip(*rows, strict=True)
-    observations = {k: np.stack([o[k] for o in seen]) for k in seen[0]} if isinstance(seen[0], dict) else np.stack(seen)
+    observations = map_entries(lambda *entries: np.stack(entries), *seen)
     return observations, np.stack(actions), np.array(costs, dtype=np.float32)

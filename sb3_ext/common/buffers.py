@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
 from safe_wrappers.info import EXECUTED_ACTION, read_cost, read_violation
+from safe_wrappers.observations import map_entries, take_rows
 from safe_wrappers.transitions import Transitions
 
 Rows = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -87,9 +88,9 @@ class CostStorage(ReplayBuffer):
         """The transitions at ``rows`` = (positions [B], environment indices [B]), normalised by ``env`` if given."""
         dones = self.dones[rows] * (1.0 - self.timeouts[rows])  # a time-out is no end: critics bootstrap through it
         return CostBatch(
-            observations=self._tensors(self._normalize_obs(_take(self.observations, rows), env)),
+            observations=self._tensors(self._normalize_obs(take_rows(self.observations, rows), env)),
             actions=self.to_torch(self.actions[rows]),
-            next_observations=self._tensors(self._normalize_obs(_take(self.next_observations, rows), env)),
+            next_observations=self._tensors(self._normalize_obs(take_rows(self.next_observations, rows), env)),
             dones=self.to_torch(dones.reshape(-1, 1)),
             rewards=self.to_torch(self._normalize_reward(self.rewards[rows].reshape(-1, 1), env)),
             discounts=None,
@@ -104,7 +105,7 @@ class CostStorage(ReplayBuffer):
         return self.gather((batch_inds, np.random.randint(0, high=self.n_envs, size=len(batch_inds))), env)
 
     def _tensors(self, obs: Any) -> Any:
-        return {k: self.to_torch(v) for k, v in obs.items()} if isinstance(obs, dict) else self.to_torch(obs)
+        return map_entries(self.to_torch, obs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the filled rows are pickled: a million-row buffer after 1,000 steps is a small file."""
@@ -217,16 +218,18 @@ def offline_buffer(
     """
     transitions.check_spaces(observation_space, action_space)
     buffer: Any = cost_buffer_class(observation_space)(len(transitions), observation_space, action_space, device=device)
-    for own, rows in ((buffer.observations, transitions.observations),
-                      (buffer.next_observations, transitions.next_observations)):  # fmt: skip
-        for target, values in [(own[k], rows[k]) for k in own] if isinstance(rows, dict) else [(own, rows)]:
-            target[:, 0] = values
+    for name in ("observations", "next_observations"):
+        map_entries(_fill, getattr(buffer, name), getattr(transitions, name))
     scaled = scale_action(np.asarray(transitions.actions), action_space)
     buffer.actions[:, 0] = buffer.executed_actions[:, 0] = scaled.reshape(len(transitions), -1)
     buffer.costs[:, 0], buffer.violations[:, 0] = transitions.costs, transitions.violations
     buffer.dones[:, 0] = transitions.terminals
     buffer.full = True
     return buffer
+
+
+def _fill(column: NDArray[Any], rows: NDArray[Any]) -> None:
+    column[:, 0] = rows
 
 
 def transitions_of(model: Any) -> Transitions:
@@ -255,15 +258,12 @@ def transitions_of(model: Any) -> Transitions:
         """Environment by environment, so that the rows of an episode follow one another."""
         return np.concatenate(list(values[steps].swapaxes(0, 1)))
 
-    def observed(values: Any) -> Any:
-        return {key: column(part) for key, part in values.items()} if isinstance(values, dict) else column(values)
-
     actions = column(buffer.executed_actions)
     shape = buffer.action_space.shape or ()
     return Transitions(
-        observed(buffer.observations),
+        map_entries(column, buffer.observations),
         unscale_action(actions.reshape(-1, *shape), buffer.action_space),
-        observed(buffer.next_observations),
+        map_entries(column, buffer.next_observations),
         column(buffer.costs),
         column(buffer.violations) > 0.0,
         column(buffer.dones * (1.0 - buffer.timeouts)) > 0.0,
@@ -308,13 +308,5 @@ def _stratified(buffers: Sequence[CostStorage], batch_size: int, positive_fracti
     return np.concatenate([np.random.choice(positive, n_positive), np.random.choice(negative, batch_size - n_positive)])
 
 
-def _take(arrays: Any, rows: Rows) -> Any:
-    return {k: v[rows] for k, v in arrays.items()} if isinstance(arrays, dict) else arrays[rows]
-
-
 def _concatenate(parts: Any) -> Any:
-    if parts[0] is None:
-        return None
-    if isinstance(parts[0], dict):
-        return {key: th.cat([part[key] for part in parts]) for key in parts[0]}
-    return th.cat(parts)
+    return None if parts[0] is None else map_entries(lambda *entries: th.cat(entries), *parts)

@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import is_vectorized_observation
 from stable_baselines3.common.vec_env import VecNormalize
 
+from safe_wrappers.observations import batch_of_one, n_rows
 from sb3_ext.common.export import ObservationStatistics
 
 NOT_FOR_ACTING = (
@@ -79,7 +80,7 @@ class Controller:
             seen = self.statistics.normalize(seen)
         predict = getattr(self.source, "predict", None)
         actions = np.asarray(self.source(seen) if predict is None else predict(seen, deterministic=True)[0])
-        self._check_actions(actions, _batch_size(observations))
+        self._check_actions(actions, n_rows(observations))
         return np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
 
     def predict(
@@ -87,7 +88,7 @@ class Controller:
     ) -> tuple[NDArray[Any], Any]:
         """SB3's ``predict``, for one observation or a batch; normalised ones if ``normalizer`` is set."""
         vectorized = is_vectorized_observation(observation, self.observation_space)
-        batch = observation if vectorized else _as_batch(observation)
+        batch = observation if vectorized else batch_of_one(observation)
         actions = self(batch if self.normalizer is None else self.normalizer.unnormalize_obs(batch))
         return actions if vectorized else actions[0], state
 
@@ -140,13 +141,3 @@ def _for_acting(model: BaseAlgorithm) -> BaseAlgorithm:
         if name in vars(slim):
             setattr(slim, name, None)
     return copy.deepcopy(slim)
-
-
-def _batch_size(observations: Any) -> int:
-    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
-
-
-def _as_batch(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: _as_batch(part) for key, part in observation.items()}
-    return np.asarray(observation)[None]

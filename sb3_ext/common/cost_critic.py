@@ -15,6 +15,8 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
+from safe_wrappers.observations import map_entries, n_rows
+
 PREDICTED_AT_ONCE = 4096  # observations; bounds the memory that a rollout of images takes
 
 
@@ -69,7 +71,7 @@ class CostCritic(nn.Module):
     def predict(self, observations: Any) -> NDArray[np.float32]:
         """Values ``[B, K]`` of observations ``[B, ...]``, an array or a dict of arrays."""
         self.train(False)
-        rows = np.arange(_length(observations))
+        rows = np.arange(n_rows(observations))
         parts = [rows[start : start + PREDICTED_AT_ONCE] for start in range(0, len(rows), PREDICTED_AT_ONCE)]
         with th.no_grad():
             return th.cat([self(self._tensors(observations, part)) for part in parts]).cpu().numpy()
@@ -91,11 +93,6 @@ class CostCritic(nn.Module):
         return float(th.stack(losses).mean())
 
     def _tensors(self, observations: Any, rows: NDArray[np.intp]) -> Any:
-        if isinstance(observations, dict):
-            return {key: self._tensors(part, rows) for key, part in observations.items()}
+        device = next(self.parameters()).device
         # A copy: NumPy's memory is aligned now this way and now that way, and so is the rounding of products with it.
-        return th.tensor(observations[rows], device=next(self.parameters()).device)
-
-
-def _length(observations: Any) -> int:
-    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+        return map_entries(lambda entries: th.tensor(entries[rows], device=device), observations)

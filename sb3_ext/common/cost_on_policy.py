@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
+from safe_wrappers.observations import map_entries
 from sb3_ext.common.cost_critic import CostCritic
 from sb3_ext.common.cost_rollout import CostRollout, cost_advantages
 from sb3_ext.common.limits import check_cost_limits
@@ -124,7 +125,7 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
     def _learn_costs(self) -> NDArray[np.float64]:
         """Advantages ``[T, N, K]`` of the costs of this rollout, on which the cost critic is then fitted."""
         self._compare_episodes()
-        observations = _flatten(self.rollout_buffer.observations)
+        observations = map_entries(_flattened, self.rollout_buffer.observations)
         with self._random_streams_kept():  # an extractor may draw, e.g. with dropout
             values = self._cost_values(observations)
             costs = self._bootstrapped_costs()
@@ -152,7 +153,7 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         """Costs ``[T, N, K]``; a time-out gets the value of its last observation, as SB3 does it for rewards."""
         costs, timeouts = np.stack(self._costs.costs), self._costs.timeouts
         if timeouts:
-            values = self.cost_critic.predict(_stack([timeout.observation for timeout in timeouts]))
+            values = self.cost_critic.predict(map_entries(_stacked, *(timeout.observation for timeout in timeouts)))
             for timeout, value in zip(timeouts, values, strict=True):
                 costs[timeout.step, timeout.env] += self.cost_gamma * value
         return costs
@@ -187,14 +188,10 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         super().dump_logs(iteration)
 
 
-def _flatten(observations: Any) -> Any:
+def _flattened(entries: NDArray[Any]) -> NDArray[Any]:
     """``[T, N, ...]`` -> ``[T * N, ...]``."""
-    if isinstance(observations, dict):
-        return {key: _flatten(part) for key, part in observations.items()}
-    return observations.reshape(-1, *observations.shape[2:])
+    return entries.reshape(-1, *entries.shape[2:])
 
 
-def _stack(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
-    return np.stack(observations)
+def _stacked(*entries: NDArray[Any]) -> NDArray[Any]:
+    return np.stack(entries)

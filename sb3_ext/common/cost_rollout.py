@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from safe_wrappers.info import read_term
 from safe_wrappers.monitor import EpisodeCost, EpisodeCosts
+from safe_wrappers.observations import take_rows
 
 
 class Timeout(NamedTuple):
@@ -122,9 +123,7 @@ class CostRolloutSamples(NamedTuple):
 
     def every(self, n: int) -> CostRolloutSamples:
         """Every ``n``-th sample."""
-        obs = self.observations
-        thinned = {key: part[::n] for key, part in obs.items()} if isinstance(obs, dict) else obs[::n]
-        return CostRolloutSamples(thinned, *(column[::n] for column in self[1:]))
+        return CostRolloutSamples(*(take_rows(column, slice(None, None, n)) for column in self))
 
 
 class CostRolloutStorage(RolloutBuffer):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import setitem
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from safe_wrappers.info import EXECUTED_ACTION, read_violation
+from safe_wrappers.observations import map_entries
 from sb3_ext.common.buffers import CostStorage, scale_action
 
 
@@ -71,13 +73,9 @@ def _with_terminal(obs: Any, dones: Any, infos: list[dict[str, Any]], normalizer
     """``obs`` with the last observations of finished episodes instead of the first ones of the next."""
     if not dones.any():
         return obs
-    obs = {k: v.copy() for k, v in obs.items()} if isinstance(obs, dict) else np.array(obs)
+    obs = map_entries(np.array, obs)
     for i in np.flatnonzero(dones):
         last = infos[i]["terminal_observation"]
         last = last if normalizer is None else normalizer.unnormalize_obs(last)
-        if isinstance(obs, dict):
-            for key, rows in obs.items():
-                rows[i] = last[key]
-        else:
-            obs[i] = last
+        map_entries(lambda rows, row, i=i: setitem(rows, i, row), obs, last)
     return obs

@@ -10,6 +10,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
+from safe_wrappers.observations import map_entries
 from sb3_ext.common.buffers import CostBatch
 from sb3_ext.common.fused import fit
 from sb3_ext.common.off_policy import SafeOffPolicy
@@ -122,9 +123,7 @@ class SafeSAC(SafeOffPolicy, SAC):
         self.actor.optimizer.step()
 
     def _propose(self, obs: Any, n: int) -> tuple[th.Tensor, th.Tensor]:
-        repeated = {k: v.repeat_interleave(n, 0) for k, v in obs.items()} if isinstance(obs, dict) else (
-            obs.repeat_interleave(n, 0)
-        )  # fmt: skip
+        repeated = map_entries(lambda entries: entries.repeat_interleave(n, 0), obs)
         actions, log_prob = self.actor.action_log_prob(repeated)
         n_obs = len(log_prob) // n
         return actions.reshape(n_obs, n, -1).transpose(0, 1), log_prob.reshape(n_obs, n).T

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch as th
 
+from safe_wrappers.observations import map_entries
 from sb3_ext.common.safety_critic import SafetyCritic
 
 Choice = Literal["policy", "density", "risky"]
@@ -112,6 +113,4 @@ class RejectionSampling:
 
 
 def _repeat(obs: Any, n: int) -> Any:
-    if isinstance(obs, dict):
-        return {key: _repeat(part, n) for key, part in obs.items()}
-    return obs.repeat(n, *([1] * (obs.dim() - 1)))
+    return map_entries(lambda entries: entries.repeat(n, *([1] * (entries.dim() - 1))), obs)

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_n
 
 from safe_wrappers.action_filter import check_proposed
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION, RISK
+from safe_wrappers.observations import take_rows
 from safe_wrappers.recovery import resolve_filter
 from safe_wrappers.risk import (
     RecoveryFunction,
@@ -85,7 +86,7 @@ class GymVecEnv(VecEnv):
             for i in np.flatnonzero(dones):
                 # In this mode infos may already describe the next episode: the final ones belong to this step.
                 rows[i] |= finals[i]
-                rows[i]["terminal_observation"] = _pick(last_obs, i)
+                rows[i]["terminal_observation"] = take_rows(last_obs, i)
                 rows[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         return obs, np.asarray(rewards, dtype=np.float32), dones, rows
 
@@ -133,10 +134,6 @@ def _rows(infos: dict[str, Any], n: int) -> list[dict[str, Any]]:
         for i in present:
             rows[i][key] = plain[i]
     return rows
-
-
-def _pick(obs: Any, i: Any) -> Any:
-    return {key: part[i] for key, part in obs.items()} if isinstance(obs, dict) else obs[i]
 
 
 def _env_id(venv: VecEnv) -> str | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from safe_wrappers.observations import map_entries
 from sb3_ext.common.optim import FusedAdam
 from sb3_ext.recurrent.networks import KERNELS, GaussianActor, Trunk, ValueHeads
 from sb3_ext.recurrent.observations import ObservationLayout, TensorObs, tensor
@@ -140,10 +141,7 @@ class RecurrentPolicy(BasePolicy):
         """
         self.set_training_mode(False)
         tensors, vectorized = self.obs_to_tensor(observation)
-        found: Any = {k: v.numpy(force=True) for k, v in tensors.items()} if isinstance(tensors, dict) else (
-            tensors.numpy(force=True)
-        )  # fmt: skip
-        arrays = self.layout.arrays(found)
+        arrays = self.layout.arrays(map_entries(lambda entry: entry.numpy(force=True), tensors))
         n = len(next(iter(arrays.values())))
         hidden = self.initial_state(n) if state is None else state[0]
         if hidden.shape != (n, self.gru_size):
