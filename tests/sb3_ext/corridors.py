@@ -107,7 +107,7 @@ def vec(n_envs=1, kind=Corridor, normalize=False, subprocess=False, **kwargs):
 
 RISK_CLASSES = [SACLag, RSPO, RCPO, RiskSensitiveSAC, SQRL, RecoveryRL, MultiTask, MESA]
 CLASSES = [SafeSAC, SafeTD3, DualAgent, *RISK_CLASSES]
-QUIET = "ignore:(RecoveryRL|MultiTask|MESA) starts with an untrained safety critic"
+QUIET = "ignore:(SQRL|RecoveryRL|MultiTask|MESA) starts with an untrained safety critic"
 
 
 def tiny(cls, env=None, **kwargs):

@@ -227,7 +227,7 @@ def trained_critic(**kwargs):
 def test_saved_critic_comes_back_and_learns_on_equally(tmp_path, kwargs):
     ours, data = trained_critic(**kwargs)
     ours.scale_inputs(recorded(20).observations)
-    ours.save(tmp_path / "critic.zip")
+    save_critic(ours, tmp_path / "critic.zip")
     again = load_critic(tmp_path / "critic.zip")
     assert differing(state(ours), state(again)) == [] and again.config == ours.config
     for network in (ours, again):
