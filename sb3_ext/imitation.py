@@ -87,7 +87,7 @@ def _gather(
     model: BaseAlgorithm, expert: Controller, env: VecEnv, n_steps: int, share: float, seed: int | None
 ) -> tuple[Any, NDArray[np.float32]]:
     """Observations as the model sees them (by the last statistics), and the controller's actions there, scaled."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed).spawn(1)[0]  # not that of the environment
     own = unwrap_vec_normalize(env)
     normalizer = model.get_vec_normalize_env() if own is None else own
 
