@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ CONTROLLER_SHARE = 0.8
 def make_model(method: Method, env: VecEnv, seed: int, controller: Controller | None) -> Any:
     """The untrained model of a method, started from its controller if it has one."""
     algorithm = getattr(sb3_ext, str(method.algorithm))
-    kwargs = copy.deepcopy(dict(method.kwargs)) | {"seed": seed, "device": "cpu"}  # SB3 writes into policy_kwargs
+    kwargs = {**method.kwargs, "seed": seed, "device": "cpu"}
     policy = "MlpPolicy"
     if isinstance(env.observation_space, spaces.Dict):
         policy = "MultiInputPolicy"

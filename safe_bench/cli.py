@@ -122,10 +122,10 @@ def _run_protocol(protocol: Protocol, methods: tuple[str, ...], options: argpars
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for outcome in failed:
             print(f"safe-bench: {outcome.job.label} failed: {outcome.error}", file=sys.stderr)
-        if any(outcome.trace for outcome in failed):
+        if traced := [f"{outcome.job.label}:\n{outcome.trace}\n" for outcome in failed if outcome.trace]:
             log = Path(options.out) / "failures.log"
             with log.open("a") as file:
-                file.writelines(f"{outcome.job.label}:\n{outcome.trace}\n" for outcome in failed)
+                file.writelines(traced)
             print(f"safe-bench: where, is in {log}", file=sys.stderr)
         if failed:
             return 1

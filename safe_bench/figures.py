@@ -15,7 +15,7 @@ from safe_bench.environments import evaluation_env, make_env, sees_feedback, sta
 from safe_bench.protocols import Stage
 from safe_bench.runs import write_json
 from safe_wrappers.info import INTERVENED, SUCCESS, VIOLATION
-from sb3_ext.common.evaluation import evaluate_safely
+from sb3_ext.common.evaluation import evaluate_safely, interventions_of
 
 N_TRAJECTORIES, N_CALIBRATION, MAP_COLUMNS, N_BINS = 5, 60, 60, 10
 GIF_FRAMES, GIF_HEIGHT = 200, 360
@@ -53,8 +53,7 @@ def _trajectories(model: Any, stage: Stage, seed: int) -> list[dict[str, Any]]:
     def on_step(obs: Any, actions: Any, dones: Any, infos: list[dict[str, Any]]) -> None:
         info = infos[0]
         points.append(place(obs)[0])
-        own = getattr(model, "last_intervened", [False])[0]
-        intervened.append(int(bool(own) or bool(info.get(INTERVENED, False))))
+        intervened.append(int(interventions_of(model, infos)[0]))
         if hasattr(model, "risk"):
             proposed = model.policy.predict(obs, deterministic=True)[0]  # before any filter
             risks.append(float(model.risk(obs, proposed)[0]))

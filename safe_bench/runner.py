@@ -33,10 +33,10 @@ from safe_bench.runs import (
     write_json,
 )
 from safe_bench.transfer import at_seed, counts, every, learn_transfer
-from safe_wrappers.info import EPISODE_COST, INTERVENED, SUCCESS
+from safe_wrappers.info import EPISODE_COST, SUCCESS
 from safe_wrappers.monitor import EpisodeCost
 from sb3_ext.common.checkpoint import has_checkpoint, holds_environments
-from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
+from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely, interventions_of
 
 CHECKPOINT_EVERY = 2000
 STAGE_SEEDS = 10_000
@@ -287,7 +287,7 @@ class EpisodeRecorder(BaseCallback):
     def _init_callback(self) -> None:
         if not hasattr(self.model, "recent_interventions"):  # of the running episodes; they are saved with the model
             self.model.recent_interventions = [[] for _ in range(self.model.n_envs)]  # type: ignore[attr-defined]
-        self.interventions: list[list[bool]] = self.model.recent_interventions  # type: ignore[attr-defined]
+        self.interventions: list[list[int]] = self.model.recent_interventions  # type: ignore[attr-defined]
 
     def finished(self, timesteps: int) -> bool:
         """Whether the stage is over."""
@@ -297,9 +297,8 @@ class EpisodeRecorder(BaseCallback):
 
     def _on_step(self) -> bool:
         infos, dones = self.locals["infos"], self.locals["dones"]
-        own = getattr(self.model, "last_intervened", [False] * len(infos))
-        for flags, a, info in zip(self.interventions, own, infos, strict=True):
-            flags.append(bool(a) or bool(info.get(INTERVENED)))
+        for steps, intervened in zip(self.interventions, interventions_of(self.model, infos).tolist(), strict=True):
+            steps.append(intervened)
         for i in np.flatnonzero(dones):
             self._add_row(infos[i], self.interventions[i])
             self.interventions[i].clear()
@@ -309,7 +308,7 @@ class EpisodeRecorder(BaseCallback):
         self.report(self.stage.name, self.episodes, self.stage.episodes or 0)
         return not self.finished(self.num_timesteps)
 
-    def _add_row(self, info: dict[str, Any], intervened: list[bool]) -> None:
+    def _add_row(self, info: dict[str, Any], intervened: list[int]) -> None:
         self.episodes += 1
         costs: EpisodeCost = info[EPISODE_COST]
         self.rows.append({

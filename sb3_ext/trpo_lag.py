@@ -13,7 +13,8 @@ class TRPOLag(LagrangianOnPolicy, TRPO):
     r"""TRPO with a price on cost (Ray, Achiam and Amodei 2019, "Benchmarking safe exploration", section 5).
 
     The natural-gradient step of TRPO with the advantages
-    :math:`(A - \sum_k \lambda_k A_{c,k}) / (1 + \sum_k \lambda_k)`; multipliers and deviations are those of ``PPOLag``.
+    :math:`(A - \sum_k \lambda_k A_{c,k}) / (1 + \sum_k \lambda_k)`; multipliers and deviations are those of ``PPOLag``
+    but for the early end of updates, which here the trust region limits.
     While all multipliers are 0 it is sb3-contrib's ``TRPO``, bit for bit on the same seed.
 
     Beside sb3-contrib's arguments of ``TRPO``: ``cost_limit`` on an episode's undiscounted cost (25, or a dict by the

@@ -149,7 +149,7 @@ def evaluate_safely(
         if on_step is not None:
             on_step(acted_on, actions, dones, infos)
         returns += _raw_rewards(rewards, infos, normalizer)
-        interventions += _interventions(model, infos)
+        interventions += interventions_of(model, infos)
         finished = iter(costs.add(infos, dones))
         for i in np.flatnonzero(dones):
             episode = next(finished)
@@ -198,8 +198,8 @@ def _raw_rewards(
     return np.array([info.get(UNPENALISED_REWARD, r) for info, r in zip(infos, given, strict=True)], dtype=float)
 
 
-def _interventions(model: Any, infos: list[dict[str, Any]]) -> NDArray[np.int64]:
-    """Interventions of the agent's own filter or of a wrapper, ``[n_envs]``."""
+def interventions_of(model: Any, infos: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """Whether the agent's own filter or one among the wrappers replaced the last actions, 0 or 1, ``[n_envs]``."""
     own = getattr(model, "last_intervened", None)
     own = np.zeros(len(infos), dtype=bool) if own is None or len(own) != len(infos) else own
     return np.array(

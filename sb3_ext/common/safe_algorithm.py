@@ -34,7 +34,7 @@ class SafeAlgorithm(BaseAlgorithm):
 
     missing_cost: MissingCost
     normalized_observations: bool = False
-    """Whether the model has learned from the observations of ``VecNormalize``."""
+    """Of a saved model: whether it learns from the observations of ``VecNormalize``."""
 
     def _start_counting(self, missing_cost: MissingCost) -> None:
         """To be called first in the constructor."""
@@ -50,8 +50,6 @@ class SafeAlgorithm(BaseAlgorithm):
 
     def _build_parts(self, missing_cost: str) -> None:
         """To be called at the end of ``_setup_model``."""
-        if self.env is not None:  # otherwise what the file says stays
-            self.normalized_observations = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
         self._costs = self._make_costs(missing_cost)
         # With inert parts training equals SB3's bit for bit.
         with self._random_streams_kept():
@@ -124,6 +122,8 @@ class SafeAlgorithm(BaseAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """SB3's ``save``, but a file that is there already stays as it is until the new one is complete."""
+        if self.env is not None:  # otherwise what its own file said stays
+            self.normalized_observations = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
         if not isinstance(path, str | Path):
             super().save(path, exclude, include)
             return

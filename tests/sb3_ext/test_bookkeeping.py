@@ -88,9 +88,13 @@ def test_a_constant_feature_is_shifted_and_not_blown_up():
 
 
 def test_a_models_policy_kwargs_are_not_written_into():
-    kwargs = {"net_arch": [8]}
+    from recurrent_toys import SIZES
+    from recurrent_toys import tiny as tiny_recurrent
+
+    kwargs, sizes = {"net_arch": [8]}, dict(SIZES)
     tiny(SafeSAC, policy_kwargs=kwargs)
-    assert kwargs == {"net_arch": [8]}
+    tiny_recurrent(policy_kwargs=sizes)
+    assert kwargs == {"net_arch": [8]} and sizes == SIZES
 
 
 # ---------------------------------------------------------------------- steps
