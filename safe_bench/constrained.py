@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from safe_bench import metrics, results
 from safe_bench.document import Cell, Table, estimate_text, number_text
 from safe_bench.metrics import MIN_SEEDS, Estimate, share_within
+from safe_bench.protocols.base import Milestones
 from safe_bench.results import MethodResults, Mode, Results
 from safe_bench.tables import amount
 from safe_bench.verdict import caveats
 
 What = Literal["return", "cost"]
+NOT_GIVEN = "not given"
 
 
 def outcome(found: Results, method: MethodResults, what: What) -> list[float]:
@@ -107,25 +110,59 @@ def _deployed_cells(method: MethodResults, mode: Mode, limit: float) -> list[Cel
     ]
 
 
+def milestone_table(found: Results, limit: float) -> Table | None:
+    """Interactions until the deployed agents reach something within the limit; None where nothing is to be reached."""
+    goals = found.protocol.milestones
+    if goals is None:
+        return None
+    header = ["Method", *(_goal_text(goals, value) for value in goals.values)]
+    rows: list[list[Cell]] = [
+        [method.label, *(_interactions_text(method, goals.what, value, limit) for value in goals.values)]
+        for method in found.methods
+    ]
+    return Table(tuple(header), rows)
+
+
+def _goal_text(goals: Milestones, value: float) -> str:
+    return f"Return {value:g}" if goals.what == "return" else f"{value:.0%} successes"
+
+
+def _interactions_text(method: MethodResults, what: str, value: float, limit: float) -> str:
+    found = method.first_reached(lambda row: row[what] >= value and row["cost"] <= limit)
+    reached = sorted(steps for steps in found if steps < math.inf)
+    if not reached:
+        return "never"
+    seeds = "" if len(reached) == len(found) else f" ({len(reached)} of {len(found)} seeds)"
+    return ", ".join(f"{steps:,.0f}" for steps in reached) + seeds
+
+
 def published_table(found: Results) -> Table | None:
     """Our numbers beside the published ones, each with its budget; None if nothing was published."""
     rows: list[list[Cell]] = []
+    succeeds = found.protocol.deployed and has_successes(found)
     for method in found.methods:
-        theirs = found.protocol.published.get(method.name)
-        if theirs is not None:
+        ours: list[Cell] = [
+            outcome_estimate(found, method, "return"), outcome_estimate(found, method, "cost"),
+            *([method.evaluation_rate("deterministic", "successes")] if succeeds else []),
+            amount(method, results.n_steps),
+        ]  # fmt: skip
+        for theirs in found.protocol.published.get(method.name, ()):
+            success: list[Cell] = [theirs.success or NOT_GIVEN] if succeeds else []
+            steps = NOT_GIVEN if theirs.steps is None else f"{theirs.steps:,}"
             rows.append([
-                method.label, outcome_estimate(found, method, "return"), outcome_estimate(found, method, "cost"),
-                amount(method, results.n_steps), _deviation(*theirs.episode_return), _deviation(*theirs.cost),
-                "not given" if theirs.steps is None else f"{theirs.steps:,}", theirs.source,
+                method.label, *ours, _deviation(theirs.episode_return), _deviation(theirs.cost), *success, steps,
+                theirs.source,
             ])  # fmt: skip
-    header = ("Method", "Return", "Cost", "Steps", "Published return", "Published cost", "Published steps", "Source")
-    return Table(header, rows, words=(0, 7)) if rows else None
+    what = ("Return", "Cost", *(("Success",) if succeeds else ()), "Steps")
+    header = ("Method", *what, *(f"Published {name.lower()}" for name in what), "Source")
+    return Table(header, rows, words=(0, len(header) - 1)) if rows else None
 
 
-def _deviation(mean: float, deviation: float | None) -> str:
-    if deviation is None:
-        return f"{mean:g}"
-    return f"{mean:g} \N{PLUS-MINUS SIGN} {deviation:g}"
+def _deviation(published: tuple[float, float | None] | None) -> str:
+    if published is None:
+        return NOT_GIVEN
+    mean, deviation = published
+    return f"{mean:g}" if deviation is None else f"{mean:g} \N{PLUS-MINUS SIGN} {deviation:g}"
 
 
 def verdict(found: Results, limit: float) -> list[str]:

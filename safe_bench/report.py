@@ -28,7 +28,16 @@ from safe_bench.document import (
 from safe_bench.metrics import Estimate
 from safe_bench.results import MethodResults, Rate, Results
 from safe_bench.runs import RunError
-from safe_bench.verdict import MEASURES, RATIO, ablation_judgements, judgements, verdict
+from safe_bench.verdict import (
+    FINAL_RETURN,
+    MEASURES,
+    RATIO,
+    Judgement,
+    Measure,
+    ablation_judgements,
+    judgements,
+    verdict,
+)
 from sb3_ext.common.files import atomic_path, ensure_folder
 
 SUMMARY = ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation")
@@ -171,6 +180,7 @@ def _number_blocks(found: Results) -> list[Block]:
 
 def _constrained_blocks(found: Results, limit: float) -> list[Block]:
     published, before = constrained.published_table(found), constrained.zero_shot_table(found)
+    milestones = constrained.milestone_table(found, limit)
     blocks: list[Block] = [] if before is None else [Heading("Before learning here (zero-shot)"), before]
     blocks += [
         Heading("While learning"),
@@ -179,7 +189,17 @@ def _constrained_blocks(found: Results, limit: float) -> list[Block]:
         Heading("Evaluation after learning"),
         constrained.evaluation_table(found, limit),
     ]
+    if milestones is not None:
+        note = (
+            f"Time steps until the first evaluation within the cost limit of {limit:g} that has at least so much, per "
+            f"seed; evaluations have {_rounds(found)} episodes each, so that chance has its part in the first."
+        )
+        blocks += [Heading("Interactions needed"), milestones, Paragraph(note, "note")]
     return [*blocks, Heading("Beside published figures"), published] if published else blocks
+
+
+def _rounds(found: Results) -> str:
+    return " or ".join(sorted({str(run.evaluations[0]["episodes"]) for run in found.runs if run.evaluations}))
 
 
 def _outcome_blocks(found: Results) -> list[Block]:
@@ -209,20 +229,32 @@ def _outcome_blocks(found: Results) -> list[Block]:
 def _comparison_blocks(found: Results) -> list[Block]:
     if found.protocol.cost_limit is not None:
         return []
-    measure = MEASURES.get(found.protocol.measure or "", RATIO)
-    blocks: list[Block] = []
-    for title, judged in (
-        ("Against the other methods", judgements(found, measure)),
-        ("Against the ablations", ablation_judgements(found, measure)),
-    ):
-        if judged:
-            intervals = ", ".join(sorted({judgement.comparison.effect.kind for judgement in judged}))
-            note = (
-                f"Compared: {measure.name}. In brackets: {intervals}. Probability of improvement: that a random "
-                "seed of the first method is better than a random seed of the second."
-            )
-            blocks += [Heading(title), tables.comparison_table(judged, measure), Paragraph(note, "note")]
-    return blocks
+    measures = [MEASURES.get(found.protocol.measure or "", RATIO)]
+    if found.protocol.compare_returns:
+        measures.append(FINAL_RETURN)
+    return [
+        block
+        for title, judge_all in (
+            ("Against the other methods", judgements),
+            ("Against the ablations", ablation_judgements),
+        )
+        for measure in measures
+        for block in _judgement_blocks(f"{title}: {measure.name}", judge_all(found, measure), measure)
+    ]
+
+
+def _judgement_blocks(title: str, judged: Sequence[Judgement], measure: Measure) -> list[Block]:
+    if not judged:
+        return []
+    intervals = ", ".join(sorted({judgement.comparison.effect.kind for judgement in judged}))
+    paired = judged[0].comparison.paired
+    which = "the same seed" if paired else "a random seed"
+    note = (
+        f"In brackets: {intervals}. Probability of improvement: that a random seed of the first method is better than "
+        f"{which} of the second."
+        + (" A seed draws the environment and the data that all methods learn from." if paired else "")
+    )
+    return [Heading(title), tables.comparison_table(judged, measure), Paragraph(note, "note")]
 
 
 def _picture_blocks(found: Results, folder: Path) -> list[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,6 +147,11 @@ class MethodResults:
         """What was evaluated before the first step of learning, over the seeds in which it was."""
         first = [run.evaluations[0] for run in self.runs if run.evaluations and run.evaluations[0]["timesteps"] == 0]
         return metrics.aggregate([row[what] for row in first])
+
+    def first_reached(self, reached: Callable[[dict[str, Any]], bool]) -> list[float]:
+        """Time steps of a seed's first evaluation of that kind while it learned, per seed; infinite without one."""
+        agents = ([row for row in run.evaluations if row["agent"] == "agent"] for run in self.runs)
+        return [next((float(row["timesteps"]) for row in rows if reached(row)), math.inf) for rows in agents]
 
     def evaluation_rate(self, mode: Mode, flag: Literal["violations", "successes"]) -> Rate:
         """How many evaluation episodes had the flag, over all seeds."""

@@ -36,13 +36,17 @@ class Measure:
     @property
     def column(self) -> str:
         """Header of the column of effects."""
-        return "Times as high" if self.effect == "factor" else f"{self.better.capitalize()} by"
+        return f"{self.better.capitalize()} by{' the factor' if self.effect == 'factor' else ''}"
 
 
 RATIO = Measure("ratio (successes + 1) / (violations + 1)", results.ratio, "factor", True, "higher", "lower")
 VIOLATION_RATE = Measure(
     "violation rate of the training episodes (%)", results.violation_percent, "difference", False, "lower", "higher"
 )
+VIOLATIONS = Measure(
+    "violation count (plus 1)", lambda episodes: results.violations(episodes) + 1, "factor", False, "smaller", "larger"
+)
+FINAL_RETURN = Measure("final return", results.final_return, "difference", True, "higher", "lower")
 
 
 @dataclass(frozen=True)
@@ -59,31 +63,39 @@ class Judgement:
         outcome, n = self.comparison.outcome, self.comparison.n_pairs
         if self.comparison.enough_seeds:
             return "not resolved: the interval includes no difference" if outcome == "unresolved" else outcome
-        pairs = f"all {n} pairs of seeds" if n > 1 else "the one pair of seeds"
+        what = "seeds" if self.comparison.paired else "pairs of seeds"
+        pairs = f"all {n} {what}" if n > 1 else "the one pair of seeds"
         found = "ranges overlap" if outcome == "unresolved" else f"{outcome} in {pairs}"
         return f"{found}; too few seeds for a test"
 
 
-MEASURES = {"ratio": RATIO, "violation-rate": VIOLATION_RATE}
+MEASURES = {"ratio": RATIO, "violation-rate": VIOLATION_RATE, "violations": VIOLATIONS}
 
 
 def judge(subject: MethodResults, other: MethodResults, measure: Measure) -> Judgement:
-    """Hold one method against another.
+    """Hold one method against another; seed by seed where a seed draws the environment that both learn in.
 
     Raises:
         ValueError: if one of them has no episode to be measured.
     """
+    values, others = _known(subject, measure), _known(other, measure)
+    shared = [seed for seed in values if seed in others]
+    if paired := bool(subject.config["budget"].get("transfer") and shared):
+        values, others = ({seed: part[seed] for seed in shared} for part in (values, others))
     comparison = metrics.compare(
-        _known(subject, measure),
-        _known(other, measure),
+        list(values.values()),
+        list(others.values()),
         effect=measure.effect,
         higher_is_better=measure.higher_is_better,
+        paired=paired,
     )
     return Judgement(subject, other, comparison)
 
 
-def _known(method: MethodResults, measure: Measure) -> list[float]:
-    return [value for value in method.per_seed(measure.of) if not math.isnan(value)]
+def _known(method: MethodResults, measure: Measure) -> dict[int, float]:
+    """The measure by seed, where there is one."""
+    values = zip(method.seeds, method.per_seed(measure.of), strict=True)
+    return {seed: value for seed, value in values if not math.isnan(value)}
 
 
 def subject_of(found: Results) -> MethodResults | None:
@@ -124,6 +136,7 @@ def verdict(found: Results) -> list[str]:
         _headline(judged, measure),
         _own_value(subject, measure),
         *_extremes(judged, measure),
+        *([_headline(judgements(found, FINAL_RETURN), FINAL_RETURN)] if found.protocol.compare_returns else []),
         *caveats(found, all(judgement.comparison.enough_seeds for judgement in judged)),
     ]
 
@@ -163,7 +176,9 @@ def _amount(judged: Judgement, measure: Measure) -> str:
     effect, label = judged.comparison.effect, judged.other.label
     interval = f"{interval_text(effect)}, {effect.kind}" if effect.has_interval else effect.kind
     if measure.effect == "factor":
-        return f"{number_text(effect.point)} times that of {label} ({interval}): {judged.words}"
+        times = f"{number_text(effect.point)} times"
+        what = f"{times} that of {label}" if measure.higher_is_better else f"that of {label} is {times} it"
+        return f"{what} ({interval}): {judged.words}"
     sign = f"positive is {measure.better}"
     return f"difference to {label} {number_text(effect.point)} ({interval}; {sign}): {judged.words}"
 

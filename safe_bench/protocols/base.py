@@ -132,12 +132,34 @@ class Method:
 
 @dataclass(frozen=True)
 class Published:
-    """What somebody else printed for a method: mean and deviation over seeds, after so many steps; None: not given."""
+    """What somebody else printed for a method; None: not given.
+
+    Attributes:
+        source: who, and where it has to be told, in which experiment.
+        steps: after so many.
+        episode_return: mean and deviation over seeds.
+        cost: the same of an episode's cost.
+        success: rate of successes, in the words of the source.
+    """
 
     source: str
-    steps: int | None
-    episode_return: tuple[float, float | None]
-    cost: tuple[float, float | None]
+    steps: int | None = None
+    episode_return: tuple[float, float | None] | None = None
+    cost: tuple[float, float | None] | None = None
+    success: str | None = None
+
+
+@dataclass(frozen=True)
+class Milestones:
+    """What the evaluations while learning are to reach: how many interactions does that need?
+
+    Attributes:
+        what: of an evaluation.
+        values: at least so much, within the cost limit.
+    """
+
+    what: Literal["return", "success_rate"]
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -150,8 +172,10 @@ class Protocol:
         paper: source.
         claim: what the paper claims, to be held against the results.
         subject: the method that the claim is about.
-        measure: what the claim compares: the ratio of successes to violations, or the violation rate of the training
-            episodes; None: the ``cost_limit``, or something that the tables do not hold (a path, say).
+        measure: what the claim compares: the ratio of successes to violations, the violation rate of the training
+            episodes, or by what factor the number of violations differs; None: the ``cost_limit``, or something that
+            the tables do not hold (a path, say).
+        compare_returns: whether the claim is also about final returns ("at equal return").
         methods: by name.
         presets: budgets by name.
         default_methods: run if none are named.
@@ -160,6 +184,7 @@ class Protocol:
         deployed: with a ``cost_limit``: judge the trained agents by their evaluation, because the episodes of training
             are not theirs alone.
         published: figures to show beside ours, by method.
+        milestones: the interactions until them are counted; None: of none.
     """
 
     name: str
@@ -167,13 +192,15 @@ class Protocol:
     paper: str
     claim: str
     subject: str
-    measure: Literal["ratio", "violation-rate"] | None
+    measure: Literal["ratio", "violation-rate", "violations"] | None
     methods: Mapping[str, Method]
     presets: Mapping[str, Budget]
     default_methods: tuple[str, ...]
     cost_limit: float | None = None
     deployed: bool = False
-    published: Mapping[str, Published] = field(default_factory=dict)
+    published: Mapping[str, tuple[Published, ...]] = field(default_factory=dict)
+    milestones: Milestones | None = None
+    compare_returns: bool = False
 
     def budget(self, preset: str) -> Budget:
         """The budget of that name.

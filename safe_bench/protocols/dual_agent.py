@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage
+from safe_bench.protocols.base import Budget, Method, Milestones, Protocol, Published, Stage
 
 PAPER = "Zhang, Yan et al., Safety Correction from Baseline: Towards the Risk-aware Policy in Robotics (2022)"
 EPS_RISK = 0.05
@@ -20,6 +20,27 @@ _TD3 = {
 }  # fmt: skip
 _DUAL = {**_TD3, "eps_risk": EPS_RISK, "gamma_risk": 0.9}
 GAMMAS = (0.5, 0.7, 0.95, 0.99)
+
+# Table I: return and cost after a million interactions, and at convergence. How many that took is damaged in the text:
+# 5e5, 1e7, 1e7, 6e6 against multiples of 1, 20, 20, 20 and 12 leave 1e7 for TRPOLag and 6e6 for SACLag.
+_TABLE_1: dict[str, tuple[Published, ...]] = {
+    method: tuple(Published(f"table I, {when}", steps, *figures) for when, steps, figures in rows)
+    for method, *rows in (
+        ("dual-agent", ("converged", 500_000, ((898.20, 12.29), (1.77, 0.22)))),
+        ("ppo-lag", ("early", 1_000_000, ((571.23, 11.03), (3.33, 0.83))),
+         ("converged", 10_000_000, ((944.27, 11.27), (2.71, 0.51)))),
+        ("trpo-lag", ("early", 1_000_000, ((546.45, 12.55), (3.49, 0.54))),
+         ("converged", 10_000_000, ((917.63, 12.77), (2.15, 0.57)))),
+        ("cpo", ("early", 1_000_000, ((550.43, 8.86), (3.63, 0.86))),
+         ("converged", 10_000_000, ((915.36, 10.23), (2.65, 0.49)))),
+        ("sac-lag", ("early", 1_000_000, ((329.87, 27.65), (2.88, 0.26))),
+         ("converged", 6_000_000, ((450.24, 22.59), (2.12, 0.20)))),
+    )
+}  # fmt: skip
+_FIGURE_7 = {
+    "dual-agent-her": "about 80 %", "safety-layer-her": "about 50 %", "bc-cpo": "below 30 %",
+    "bc-safety-layer": "below 30 %", "cpo": "none",
+}  # fmt: skip
 
 
 def _method(label: str, algorithm: str | None, **settings: Any) -> Method:
@@ -79,16 +100,8 @@ def _ant_run() -> Protocol:
         default_methods=tuple(key for key, method in methods.items() if method.group == "comparison"),
         cost_limit=ANT_LIMIT,
         deployed=True,
-        published={
-            name: Published("the paper", steps, (mean, deviation), (cost, cost_deviation))
-            for name, steps, mean, deviation, cost, cost_deviation in (
-                ("dual-agent", 500_000, 898.20, 12.29, 1.77, 0.22),
-                ("ppo-lag", 1_000_000, 571.23, 11.03, 3.33, 0.83),
-                ("trpo-lag", 1_000_000, 546.45, 12.55, 3.49, 0.54),
-                ("cpo", 1_000_000, 550.43, 8.86, 3.63, 0.86),
-                ("sac-lag", 1_000_000, 329.87, 27.65, 2.88, 0.26),
-            )
-        },
+        published=_TABLE_1,
+        milestones=Milestones("return", (200.0, 400.0, 600.0, 800.0)),
     )
 
 
@@ -136,6 +149,8 @@ def _panda_push() -> Protocol:
         ),
         cost_limit=PUSH_LIMIT,
         deployed=True,
+        published={name: (Published("figure 7", success=share),) for name, share in _FIGURE_7.items()},
+        milestones=Milestones("success_rate", (0.2, 0.5, 0.8)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage
+from safe_bench.protocols.base import Budget, Method, Milestones, Protocol, Published, Stage
 
 PAPER = "Safe transfer from a low-stakes to a high-stakes hallway, sections 2 to 4, appendices A to D"
 COST_LIMIT_PER_STEP, EPISODE_STEPS = 0.01, 1000
@@ -66,7 +66,8 @@ def _protocol(robot: str, obstacles: str, claim: str, methods: dict[str, Method]
         default_methods=tuple(key for key, method in methods.items() if method.group == "comparison"),
         cost_limit=COST_LIMIT,
         deployed=True,
-        published={"constrained": _published(*_TABLE_1[name])} if name in _TABLE_1 else {},
+        published={"constrained": (_published(*_TABLE_1[name]),)} if name in _TABLE_1 else {},
+        milestones=Milestones("success_rate", (0.5, 0.9)),
     )
 
 

@@ -57,8 +57,8 @@ def _protocol(name: str, task: str, title: str, on_policy: Mapping[str, Figures]
     )
 
 
-def _omnisafe(steps: int, figures: Figures) -> Published:
-    return Published("OmniSafe", steps, figures[:2], figures[2:])
+def _omnisafe(steps: int, figures: Figures) -> tuple[Published]:
+    return (Published("OmniSafe", steps, figures[:2], figures[2:]),)
 
 
 PROTOCOLS = (

@@ -115,6 +115,26 @@ class TestCompare:
         same = metrics.compare(SEEDS, SEEDS, effect="factor")
         assert (same.outcome, same.effect.point, same.improvement.point) == ("unresolved", 1.0, 0.5)
 
+    def test_pairs_of_seeds_leave_out_what_the_seeds_have_in_common(self):
+        hard, easy = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.array([1.1, 2.2, 4.4, 8.8, 17.6])
+        assert metrics.compare(easy, hard, effect="factor").outcome == "unresolved"
+        paired = metrics.compare(easy, hard, effect="factor", paired=True)
+        assert (paired.effect.low, paired.effect.high) == pytest.approx((1.1, 1.1))
+        assert (paired.outcome, paired.improvement.point, paired.n_pairs) == ("better", 1.0, 5)
+        assert paired.effect.kind == metrics.PAIRED_BOOTSTRAP
+        reverse = metrics.compare(easy, hard[::-1], effect="factor", paired=True)
+        assert reverse.outcome == "unresolved"
+        assert reverse.improvement.point == pytest.approx(3 / 5)
+
+    def test_few_pairs_of_seeds_give_their_range(self):
+        found = metrics.compare([1.0, 5.0], [1.0, 4.0], effect="difference", paired=True)
+        assert (found.effect.low, found.effect.high, found.effect.kind) == (0.0, 1.0, "range of 2 seeds")
+        assert found.improvement.point == 0.75
+
+    def test_incomplete_pairs(self):
+        with pytest.raises(ValueError, match="same seeds, got 2 and 1"):
+            metrics.compare([1.0, 2.0], [1.0], effect="factor", paired=True)
+
     def test_nothing_to_compare(self):
         with pytest.raises(ValueError, match="seeds on both sides"):
             metrics.compare([], [1.0], effect="factor")

@@ -218,6 +218,18 @@ class TestVerdict:
         assert "lower violation rate" in text[0]
         assert "difference to SAC 15 ([15, 15]" in text[2]  # 20 % - 5 %
 
+    def test_where_a_seed_draws_the_environment_only_equal_seeds_are_compared(self, tmp_path):
+        violations = [0, 2, 5, 7, 9]
+        outcomes = {"mesa": [(0, v) for v in violations], "multi-task": [(0, 2 * v + 1) for v in violations] + [(0, 0)]}
+        found = self.found(tmp_path, outcomes, "mesa/navigation1")
+        text = verdict(found)
+        assert text[0].endswith("smaller violation count (plus 1) than Multi-Task.")
+        assert "that of Multi-Task is 2 times it ([2, 2], 95 % bootstrap interval of paired seeds)" in text[2]
+        assert text[3] == "MESA, final return: higher than none of 1 other methods; not resolved against Multi-Task."
+        report = (write_report(tmp_path, "mesa/navigation1") / "report.md").read_text()
+        assert "## Against the other methods: final return" in report
+        assert "better than the same seed of the second" in report
+
 
 class TestStages:
     def test_the_last_stage_is_compared_and_the_earlier_one_shown(self, tmp_path):
@@ -310,32 +322,3 @@ def test_reports_can_be_written_again(tmp_path):
     first = (write_report(tmp_path, NAVIGATION) / "report.md").read_text()
     assert (write_report(tmp_path, NAVIGATION) / "report.md").read_text() == first
     shutil.rmtree(tmp_path / NAVIGATION / "report")
-
-
-class TestCostLimit:
-    @pytest.fixture
-    def out(self, tmp_path):
-        for seed in range(3):
-            add_run(tmp_path, VELOCITY, "ppo", seed, 0, 20, cost=900.0)
-            add_run(tmp_path, VELOCITY, "ppo-lag", seed, 0, 20, cost=24.0)
-            add_run(tmp_path, VELOCITY, "cpo", seed, 0, 20, cost=10.0 if seed else 30.0)
-        return tmp_path
-
-    def test_page(self, out):
-        folder = write_report(out, VELOCITY)
-        text = (folder / "report.md").read_text()
-        assert (
-            "Final training cost within the limit of 25: PPOLag in every seed; CPO (2 of 3 seeds) in some seeds; "
-            in text
-        )
-        assert "PPO in none." in text
-        assert "2946.15 \N{PLUS-MINUS SIGN} 306.35" in text and "10,000,000" in text
-        assert "Nothing is said about TRPOLag, SACLag" in text
-        assert "Successes" not in text and "violation rate" not in text.lower()
-        assert sorted(path.name for path in folder.glob("*.png")) == ["final.png", "learning.png"]
-
-    def test_terminal(self, out):
-        console = Console(width=80, record=True, file=io.StringIO())
-        console.print(summary_table(out, VELOCITY))
-        text = " ".join(console.export_text().split())
-        assert "Final cost" in text and "2 of 3" in text and "Limit of the cost: 25" in text
