@@ -24,10 +24,11 @@ from torch import nn
 from safe_wrappers.feedback import PreviousFeedback
 from sb3_ext.recurrent.networks import KERNELS
 from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
+from sb3_ext.recurrent.settings import SMALL_RECURRENT
 
 HORIZON = 30
 SIZES = {
-    "reduced": ({"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}, 32),
+    "reduced": (SMALL_RECURRENT["policy_kwargs"], 32),
     "paper": ({}, 256),
 }
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import safe_envs  # noqa: F401 - registers the environments
 from safe_wrappers import PreviousFeedback
-from sb3_ext import RecurrentSACLag, evaluate_safely
+from sb3_ext import SMALL_RECURRENT, RecurrentSACLag, evaluate_safely
 
 
 def make(env_id, n_envs=8):
@@ -32,13 +32,8 @@ def main():
     parser.add_argument("--episodes", type=int, default=5, help="of each evaluation")
     args = parser.parse_args()
 
-    small = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
-    settings = {"batch_size": 16, "train_freq": 32, "gradient_steps": 16, "learning_starts": 10_000}
-    settings |= {"learning_rate": 5e-4, "tau": 0.1, "gamma": 0.98, "gamma_risk": 0.98, "ent_coef": "auto_0.1"}
-    settings |= {"multiplier_kwargs": {"space": "linear", "learning_rate": 2e-3}, "max_grad_norm": 10.0}
-    settings |= {"buffer_size": 50_000}
     env = make("safe/HallwayWallsPoint-v0")
-    model = RecurrentSACLag("MultiInputPolicy", env, policy_kwargs=small, seed=0, **settings)
+    model = RecurrentSACLag("MultiInputPolicy", env, cost_limit=0.01, seed=0, **SMALL_RECURRENT)
     model.learn(args.steps)
     show("among humanoids, learned among walls only", model, args.episodes)
     model.save("walls.zip")

@@ -10,25 +10,20 @@ Needs the extras "hallway" and "ray". Kill it and start it again: it goes on fro
 import argparse
 
 import gymnasium as gym
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 
 from safe_wrappers import PreviousFeedback
-from sb3_ext import RecurrentSACLag, has_checkpoint, learn_distributed
+from sb3_ext import SMALL_RECURRENT, RecurrentSACLag, has_checkpoint, learn_distributed
 
-FOLDER, EVERY = "ray_actors_run", 50_000
-SETTINGS = {"batch_size": 32, "train_freq": 32, "gradient_steps": 60, "buffer_size": 200_000, "learning_rate": 1e-3}
-SMALL = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
+FOLDER = "ray_actors_run"
+SETTINGS = {**SMALL_RECURRENT, "gradient_steps": 60, "buffer_size": 200_000}
 
 
 class Save(BaseCallback):
-    """Called after each push of an actor."""
-
-    last = 0
+    """Called by ``EveryNTimesteps``."""
 
     def _on_step(self):
-        if self.num_timesteps - self.last >= EVERY:
-            self.last = self.num_timesteps
-            self.model.save_checkpoint(FOLDER)
+        self.model.save_checkpoint(FOLDER)
         return True
 
 
@@ -42,14 +37,15 @@ def main():
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--envs", type=int, default=30, help="environments of each actor")
     parser.add_argument("--address", help="of a running Ray cluster")
+    parser.add_argument("--every", type=int, default=50_000, help="steps between checkpoints")
     args = parser.parse_args()
     if going_on := has_checkpoint(FOLDER):
         model = RecurrentSACLag.load_checkpoint(FOLDER)
     else:
-        model = RecurrentSACLag("MultiInputPolicy", make_env(), policy_kwargs=SMALL, tau=0.02, seed=0, **SETTINGS)
+        model = RecurrentSACLag("MultiInputPolicy", make_env(), seed=0, **SETTINGS)
     learn_distributed(
         model, make_env, args.steps - model.num_timesteps, num_actors=args.actors, envs_per_actor=args.envs,
-        address=args.address, callback=Save(), reset_num_timesteps=not going_on,
+        address=args.address, callback=EveryNTimesteps(args.every, Save()), reset_num_timesteps=not going_on,
     )  # fmt: skip
     print(f"{model.num_timesteps} steps, {model._n_updates} updates, {model.n_episodes} episodes")
 

@@ -16,8 +16,8 @@ from stable_baselines3.her import HerReplayBuffer
 import safe_envs
 import sb3_ext
 from safe_bench.environments import make_env
-from safe_bench.protocols import Method, Stage
-from safe_bench.runs import RunError, read_json
+from safe_bench.protocols import Method, Stage, get_protocol, run_config
+from safe_bench.runs import RunError, RunFolder, read_json
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.rollouts import collect_episodes
 
@@ -94,30 +94,30 @@ def trained_model(name: str, out: str | Path, seed: int, preset: str | None = No
         name: of protocol and method.
         out: where the runs are.
         seed: of the run.
-        preset: that it must have had; None: any.
+        preset: that it must have had, with the settings of today; None: any.
 
     Raises:
-        RunError: if there is none, or one of another preset.
+        RunError: if there is none, or one of another preset or other settings.
     """
-    folder = Path(out) / name / f"seed-{seed}"
-    file, (protocol, _, method) = folder / "model.zip", name.rpartition("/")
-    wanted = f" --preset {preset}" if preset else ""
+    protocol, _, method = name.rpartition("/")
+    folder = RunFolder.of(out, protocol, method, seed)
+    file, wanted = folder.path / "model.zip", f" --preset {preset}" if preset else ""
     command = f"`safe-bench run {protocol}{wanted} --methods {method} --seeds {seed} --out {out}` trains it"
     if not file.is_file():
         raise RunError(f"{file}, which this method starts from, is missing: {command}")
-    found = read_json(folder / "config.json")["preset"]
-    if preset not in (None, found):
-        raise RunError(
-            f"{file}, which this method starts from, is of preset {found}, not {preset}: {command} elsewhere"
-        )
+    if preset is not None:
+        try:
+            folder.check(run_config(get_protocol(protocol), preset, method, seed))
+        except RunError as error:
+            raise RunError(f"{file}, from which this method starts, does not fit: {error}; {command}") from error
     return file
 
 
-def provenance_of(name: str, out: str | Path) -> dict[str, Any]:
-    """Preset and commit of the run that the controller ``"<protocol>/<method>"`` comes from."""
-    folder = trained_model(name, out, CONTROLLER_SEED).parent
+def provenance_of(name: str, out: str | Path, seed: int = CONTROLLER_SEED) -> dict[str, Any]:
+    """Preset and commit of the run of ``"<protocol>/<method>"`` that a controller or the first weights come from."""
+    folder = trained_model(name, out, seed).parent
     preset, commit = read_json(folder / "config.json")["preset"], read_json(folder / "summary.json").get("commit")
-    return {"run": name, "seed": CONTROLLER_SEED, "preset": preset, "commit": commit}
+    return {"run": name, "seed": seed, "preset": preset, "commit": commit}
 
 
 def fit_safety_layer(folder: Path, stage: Stage, controller: Controller, seed: int) -> sb3_ext.LinearCostModel:

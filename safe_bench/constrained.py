@@ -69,12 +69,18 @@ def training_table(found: Results, limit: float) -> Table:
 
 def zero_shot_table(found: Results) -> Table | None:
     """Agents that start from another protocol's model, as they were before their first step here; None without any."""
-    rows: list[list[Cell]] = [
-        [m.label, str(start), *(m.estimate_before(what) for what in ("return", "cost", "success_rate"))]
-        for m in found.methods
-        if (start := m.runs[0].config["definition"].get("start")) and m.runs[0].evaluations
-    ]
-    header = ("Method", "Trained in", "Return", "Cost", "Success rate")
+    rows: list[list[Cell]] = []
+    for method in found.methods:
+        start = method.runs[0].config["definition"].get("start")
+        if start and method.runs[0].evaluations:
+            theirs = next((row for row in found.protocol.published.get(method.name, ()) if row.steps == 0), None)
+            figures = (None, None) if theirs is None else (theirs.episode_return, theirs.cost)
+            rows.append([
+                method.label, str(start),
+                *(method.estimate_before(what) for what in ("return", "cost", "success_rate")),
+                *map(_deviation, figures),
+            ])  # fmt: skip
+    header = ("Method", "Trained in", "Return", "Cost", "Success rate", "Published return", "Published cost")
     return Table(header, rows, words=(0, 1)) if rows else None
 
 
@@ -146,7 +152,8 @@ def published_table(found: Results) -> Table | None:
             *([method.evaluation_rate("deterministic", "successes")] if succeeds else []),
             amount(method, results.n_steps),
         ]  # fmt: skip
-        for theirs in found.protocol.published.get(method.name, ()):
+        after = [theirs for theirs in found.protocol.published.get(method.name, ()) if theirs.steps != 0]
+        for theirs in after:
             success: list[Cell] = [theirs.success or NOT_GIVEN] if succeeds else []
             steps = NOT_GIVEN if theirs.steps is None else f"{theirs.steps:,}"
             rows.append([

@@ -124,9 +124,13 @@ class _Execution:
         return model
 
     def _origin(self) -> dict[str, Any]:
-        """Which run the controller comes from, if it was trained: that may have had any preset."""
-        name = self.method.controller
-        return {} if name is None or "/" not in name else {"controller": provenance_of(name, self.job.out)}
+        """Which run the controller comes from, if it was trained (that may have had any preset), and the weights."""
+        controller, start, found = self.method.controller, self.method.start, {}
+        if controller is not None and "/" in controller:
+            found["controller"] = provenance_of(controller, self.job.out)
+        if start is not None:
+            found["start"] = provenance_of(start, self.job.out, self.job.seed)
+        return found
 
     # ------------------------------------------------------------------ start, resume
 

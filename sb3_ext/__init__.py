@@ -31,6 +31,7 @@ from sb3_ext.recurrent.policy import RecurrentPolicy
 from sb3_ext.recurrent.ray_actors import learn_distributed
 from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
 from sb3_ext.recurrent.sequence_buffer import SequenceReplayBuffer
+from sb3_ext.recurrent.settings import SMALL_RECURRENT
 from sb3_ext.sac_lag import RSPO, SACLag
 from sb3_ext.safety_layer import LinearCostModel
 from sb3_ext.sqrl import SQRL
@@ -42,6 +43,7 @@ __all__ = [
     "PPOPID",
     "RCPO",
     "RSPO",
+    "SMALL_RECURRENT",
     "SQRL",
     "TRPOPID",
     "CostBatch",

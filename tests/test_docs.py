@@ -32,7 +32,7 @@ TINY = {
     "correct_a_controller.py": ["--steps", "120", "--episodes", "1"],
     "adapt_a_safety_critic.py": ["--iterations", "3", "--episodes", "1"],
     "hallway_transfer.py": ["--steps", "400", "--episodes", "1"],
-    "ray_actors.py": ["--steps", "400", "--envs", "2", "--actors", "1"],
+    "ray_actors.py": ["--steps", "400", "--envs", "2", "--actors", "1", "--every", "100"],
     "safety_gym_ppo_lag.py": ["--steps", "2048", "--episodes", "1"],
 }
 EXPECTED = {"mask_actions.py": "accepted: True"}

@@ -136,7 +136,7 @@ class Published:
 
     Attributes:
         source: who, and where it has to be told, in which experiment.
-        steps: after so many.
+        steps: after so many; 0: before learning here.
         episode_return: mean and deviation over seeds.
         cost: the same of an episode's cost.
         success: rate of successes, in the words of the source.

@@ -6,26 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from safe_bench.protocols.base import Budget, Method, Milestones, Protocol, Published, Stage
+from sb3_ext.recurrent.settings import SMALL_RECURRENT
 
 PAPER = "Safe transfer from a low-stakes to a high-stakes hallway, sections 2 to 4, appendices A to D"
 COST_LIMIT_PER_STEP, EPISODE_STEPS = 0.01, 1000
 COST_LIMIT = COST_LIMIT_PER_STEP * EPISODE_STEPS
 
 # The paper's agent has 2.1 million parameters, batches of 256 sequences, 60 actors; this one is what two cores train.
-# It makes thousands of updates, not millions, so that all that adapts is faster: slow copies, discounts, multiplier;
-# and a learned entropy keeps the policy from freezing. Chosen among walls on seeds 101 to 103.
-_SMALL_NETWORK = {"cnn_channels": (16, 32, 32), "cnn_embedding": 128, "gru_size": 128, "hidden": (128,)}
-_SMALL: dict[str, Any] = {
-    "batch_size": 16, "horizon": 30, "train_freq": 32, "gradient_steps": 16, "learning_starts": 10_000,
-    "learning_rate": 5e-4, "tau": 0.1, "gamma": 0.98, "gamma_risk": 0.98, "ent_coef": "auto_0.1",
-    "multiplier_kwargs": {"space": "linear", "learning_rate": 2e-3}, "max_grad_norm": 10.0,
-    "buffer_size": 50_000, "cost_limit": COST_LIMIT_PER_STEP, "policy_kwargs": _SMALL_NETWORK,
-}  # fmt: skip
+_SMALL = {**SMALL_RECURRENT, "cost_limit": COST_LIMIT_PER_STEP}
 
-# Return and cost from scratch in table 1, as far as its columns can be told apart; zero-shot is in docs/results.md.
+# Return and cost from scratch and zero-shot in table 1, as far as its columns can be told apart.
 _TABLE_1 = {
-    "point-poles": (1090.0, 0.4), "point-humanoids": (1040.0, 16.0),
-    "doggo-poles": (800.0, 1.8), "doggo-humanoids": (965.0, 2.2),
+    "point-poles": ((1090.0, 0.4), (756.0, 1000.0)), "point-humanoids": ((1040.0, 16.0), (935.0, 5.5)),
+    "doggo-poles": ((800.0, 1.8), (877.0, 3.1)), "doggo-humanoids": ((965.0, 2.2), (946.0, 3.9)),
 }  # fmt: skip
 
 
@@ -66,13 +59,17 @@ def _protocol(robot: str, obstacles: str, claim: str, methods: dict[str, Method]
         default_methods=tuple(key for key, method in methods.items() if method.group == "comparison"),
         cost_limit=COST_LIMIT,
         deployed=True,
-        published={"constrained": (_published(*_TABLE_1[name]),)} if name in _TABLE_1 else {},
+        published=_published(*_TABLE_1[name]) if name in _TABLE_1 else {},
         milestones=Milestones("success_rate", (0.5, 0.9)),
     )
 
 
-def _published(mean_return: float, cost: float) -> Published:
-    return Published("table 1, from scratch", None, (mean_return, None), (cost, None))
+def _published(scratch: tuple[float, float], zero_shot: tuple[float, float]) -> dict[str, tuple[Published, ...]]:
+    rows = (("constrained", "from scratch", scratch, None), ("transfer", "zero-shot", zero_shot, 0))
+    return {
+        method: (Published(f"table 1, {when}", steps, (mean_return, None), (cost, None)),)
+        for method, when, (mean_return, cost), steps in rows
+    }
 
 
 def _of_robot(robot: str) -> tuple[Protocol, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,9 @@ def reading(path: Path, form: str) -> Iterator[None]:
         IndexError,
         OSError,
         EOFError,
+        RecursionError,
         zipfile.BadZipFile,
+        zlib.error,
     ) as error:
         problem = f"nothing at {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is damaged, or not {form}: {problem}; get the file anew, or leave it out") from error

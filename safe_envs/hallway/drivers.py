@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 CRUISE = 1.35
 """Speed in m/s at which the careful driver runs; Point reaches 1.5."""
-KEEP_AWAY = 0.08
-"""Free space in m that it leaves beside it."""
+KEEP_AWAY, COMFORTABLE = 0.08, 0.3
+"""Free space in m that it leaves beside it, and room in m for its middle that it wants in a gap."""
 NEAREST_AIM, FARTHEST_AIM = 0.2, 1.0
 """How far ahead in m it aims, at least and at most."""
 STOPPING, DRIFT = 0.5, 0.25
@@ -35,7 +35,7 @@ def straight_ahead(env: HallwayEnv) -> NDArray[np.float32]:
 
 
 def careful(env: HallwayEnv) -> NDArray[np.float32]:
-    """Action ``[2]`` that steers through the nearest gap ahead, and brakes before what it has not steered clear of."""
+    """Action ``[2]`` that steers through the next gap of its way, and brakes before what is in the way."""
     (x, y), velocity = env.position, env.velocity
     front, (low, high) = _next_gap(env)
     drifted, inside = y + DRIFT * float(velocity[1]), min(KEEP_AWAY, (high - low) / 2)
@@ -53,14 +53,33 @@ def _next_gap(env: HallwayEnv) -> tuple[float, Span]:
     lowest, highest = env.obstacles.bounds(env.data)
     starts, ends = lowest[:, 0] - radius, highest[:, 0] + radius
     x, y = env.position
-    ahead = ends > x
-    if not ahead.any():
+    ahead = np.flatnonzero(ends > x)
+    if not len(ahead):
         return math.inf, free
-    first = int(np.argmin(np.where(ahead, starts, np.inf)))
-    beside = ahead & (starts <= max(starts[first], x) + radius)
-    blocked = zip((lowest[beside, 1] - radius).tolist(), (highest[beside, 1] + radius).tolist(), strict=True)
-    spans = _free_spans(free, sorted(blocked))
-    return float(starts[first]), min(spans, key=lambda span: max(span[0] - y, y - span[1]))
+    ahead = ahead[np.argsort(starts[ahead])]
+    gaps = []
+    for first in ahead:
+        beside = ahead[(starts[ahead] <= max(starts[first], x) + radius) & (ends[ahead] >= starts[first])]
+        blocked = zip((lowest[beside, 1] - radius).tolist(), (highest[beside, 1] + radius).tolist(), strict=True)
+        gaps.append(_free_spans(free, sorted(blocked)))
+    return float(starts[ahead[0]]), _straightest(y, gaps)
+
+
+def _straightest(y: float, gaps: list[list[Span]]) -> Span:
+    """The first gap of the way through one of each list that goes least far to the sides (and through wide ones)."""
+    ways: list[tuple[float, float, Span | None]] = [(0.0, y, None)]  # so far to the sides, to that y, first gap
+    for spans in gaps:
+        ways = [min((_through(way, span) for way in ways), key=lambda way: way[0]) for span in spans]
+    best = min(ways, key=lambda way: way[0])[2]
+    assert best is not None
+    return best
+
+
+def _through(way: tuple[float, float, Span | None], span: Span) -> tuple[float, float, Span | None]:
+    aside, y, first = way
+    there = min(max(y, span[0]), span[1])
+    tight = max(COMFORTABLE - (span[1] - span[0]), 0.0)
+    return aside + abs(there - y) + 10.0 * tight, there, first or span
 
 
 def _free_spans(free: Span, blocked: list[Span]) -> list[Span]:

@@ -67,7 +67,8 @@ class HallwayEnv(MujocoEnv):
         view: what ``render`` shows: the robot from behind (``"follow"``), or what is before its head (``"head"``).
 
     Raises:
-        ValueError: for an unknown robot, kind of obstacles, vision or view, or a hall too small for its obstacles.
+        ValueError: for an unknown robot, kind of obstacles, vision or view, a ``hall`` or ``camera`` of another type,
+            or a hall too short or too narrow for its obstacles.
     """
 
     cost_names: tuple[str, ...] = ("obstacles",)
@@ -88,6 +89,8 @@ class HallwayEnv(MujocoEnv):
     ) -> None:
         _check_choice("vision", vision, get_args(Vision))
         _check_choice("view", view, ("follow", "head"))
+        _check_type("hall", hall, Hall)
+        _check_type("camera", camera, Camera)
         self.robot, self.hall = find_robot(robot), hall or Hall()
         self.obstacles = _make_obstacles(check_kind(obstacles), self.hall, self.robot.radius, clips, humanoid_physics)
         self._side_wall_cost, self._terminate_at_finish = side_wall_cost, terminate_at_finish
@@ -159,6 +162,7 @@ class HallwayEnv(MujocoEnv):
         self._progress = min(self.position[0], finish) - min(before, finish)
         self._newly_touched = int(np.count_nonzero(self._touching & ~self._counted))
         self._counted |= self._touching
+        self.obstacles.touched(self._touching, self.data)
 
     def _move_bodies(self) -> None:
         self.obstacles.move(self.data)
@@ -229,6 +233,11 @@ def _observation_space(vision: Vision, shape: tuple[int, int], n_sensors: int) -
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind | None):
+        raise ValueError(f"{name} must be a safe_envs.{kind.__name__} or None, got {value!r}")
 
 
 def _make_obstacles(kind: ObstacleKind, hall: Hall, radius: float, clips: Clips, physics: HumanoidPhysics) -> Obstacles:

@@ -42,7 +42,7 @@ class Hall:
         reward_per_metre: reward for each metre forward.
 
     Raises:
-        ValueError: if a size is not positive, or the hall is too short or too narrow for its obstacles.
+        ValueError: if a number is out of range. ``HallwayEnv`` says whether the obstacles leave its robot room.
     """
 
     length: float = 20.0
@@ -64,9 +64,11 @@ class Hall:
     def __post_init__(self) -> None:
         if isinstance(self.n_obstacles, bool) or not isinstance(self.n_obstacles, int) or self.n_obstacles < 0:
             raise ValueError(f"n_obstacles must be an integer >= 0, got {self.n_obstacles!r}")
-        for name in (field.name for field in fields(self)):
-            if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"{name} must be finite, got {getattr(self, name)!r}")
+        for field in fields(self):
+            value, size = getattr(self, field.name), np.shape(getattr(Hall, field.name))
+            if np.shape(value) != size or not np.isfinite(value).all():
+                expected = f"{size[0]} finite numbers" if size else "a finite number"
+                raise ValueError(f"{field.name} must be {expected}, got {value!r}")
         for name in ("length", "width", "margin", "reward_per_metre", "wall_size", "pole_size"):
             if not np.all(np.greater(getattr(self, name), 0.0)):
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")

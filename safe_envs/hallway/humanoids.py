@@ -24,11 +24,13 @@ ATTEMPTS, DRAWS = 100, 30
 """How often the whole hall, and the clip and place of one humanoid, are drawn anew until nobody is in another's way."""
 LIMB = 0.2
 """Metres by which a limb reaches beyond the origins of the links."""
-SIMULATED_REACH = 0.5
-"""Metres by which a simulated body may leave the area that its clip sweeps."""
+SIMULATED_REACH, FALLEN_REACH = 0.5, 2.0
+"""Metres by which a simulated body may leave the area that its clip sweeps: on its feet, and fallen."""
 
 # Of simulated bodies. The armature keeps the springs stable at Doggo's physics step of 0.01 s.
-JOINT = {"stiffness": "1000", "damping": "60", "armature": "0.1"}
+STIFFNESS, LIMP = 1000.0, 50.0
+"""Of the springs in N m/rad, of those who stand and of those who fall."""
+JOINT = {"stiffness": str(STIFFNESS), "damping": "60", "armature": "0.1"}
 WELD_SOLREF = "0.04 1"
 
 
@@ -36,8 +38,9 @@ class Humanoids(Obstacles):
     """Humanoids, each with a clip drawn anew every episode; no two clips of a hall sweep the same area.
 
     ``"kinematic"``: every link is where the clip has it; nothing can move it, and it never falls. ``"welded"``: links
-    with mass and collisions, joined by ball joints whose springs pull them to the clip's pose, the root tied softly to
-    the clip's; they give way, and can fall on the robot. The paper's humanoids could; the kinematic default cannot.
+    with mass and collisions, joined by ball joints whose springs pull them to the clip's pose, the root tied to the
+    clip's until the robot touches the humanoid: then it goes limp for the rest of the episode and falls, perhaps on the
+    robot. The paper's humanoids could fall; the kinematic default cannot.
 
     Args:
         hall: how many, and where.
@@ -84,7 +87,9 @@ class Humanoids(Obstacles):
         self.reach[:] = self.library.swept_radius[self.clips, None]
         if self.physics == "welded":
             self.reach += SIMULATED_REACH
-            self._addresses = self._joint_addresses(data.model)
+            self._addresses, self._springs = self._joint_addresses(data.model)
+            data.model.jnt_stiffness[self._springs] = STIFFNESS
+            self._welds = np.array([data.model.equality(f"weld{i}").id for i in range(self.n)], dtype=np.int64)
             data.qpos[self._addresses] = self._joints(data)
         self.move(data)
 
@@ -95,7 +100,15 @@ class Humanoids(Obstacles):
             return
         joints = self._joints(data)
         data.mocap_pos[:], data.mocap_quat[:] = joints[:, :3], joints[:, 3:7]
-        data.model.qpos_spring[self._addresses] = joints
+        on_feet = data.eq_active[self._welds].astype(bool)
+        data.model.qpos_spring[self._addresses[on_feet]] = joints[on_feet]
+
+    def touched(self, which: NDArray[np.bool_], data: Any) -> None:
+        """See ``Obstacles``."""
+        if self.physics == "welded" and which.any():
+            data.eq_active[self._welds[which]] = False
+            data.model.jnt_stiffness[self._springs[which]] = LIMP
+            self.reach[which] = self.library.swept_radius[self.clips[which], None] + FALLEN_REACH
 
     def bounds(self, data: Any) -> tuple[FloatArray, FloatArray]:
         """See ``Obstacles.bounds``; of the clip's pose, also where simulated bodies are elsewhere."""
@@ -117,16 +130,18 @@ class Humanoids(Obstacles):
         positions, quaternions = np.empty((self.n, links, 3)), np.empty((self.n, links, 4))
         self._pose(data.time, positions, quaternions)
         _, turns = self.library.skeleton.local(positions, quaternions)
-        return np.concatenate([positions[:, 0], turns.reshape(self.n, -1)], axis=1)
+        return np.concatenate([positions[:, 0], turns.reshape(self.n, 4 * links)], axis=1)
 
-    def _joint_addresses(self, model: Any) -> NDArray[np.int64]:
-        """Where ``_joints`` belong in ``qpos``: MuJoCo orders bodies by branches, a skeleton need not."""
-        addresses = []
-        for i in range(self.n):
-            bodies = [model.body(self._name(i, link)) for link in range(len(self.library.skeleton.links))]
-            root, *others = (int(model.jnt_qposadr[body.jntadr[0]]) for body in bodies)
-            addresses.append([*range(root, root + 7), *(other + k for other in others for k in range(4))])
-        return np.array(addresses, dtype=np.int64).reshape(self.n, -1)
+    def _joint_addresses(self, model: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where ``_joints`` belong in ``qpos``, and the joints with springs ``[n, L - 1]``.
+
+        MuJoCo orders bodies by branches, a skeleton need not.
+        """
+        links = len(self.library.skeleton.links)
+        joints = np.array([model.body(self._name(i, k)).jntadr[0] for i in range(self.n) for k in range(links)], int)
+        starts = model.jnt_qposadr[joints].reshape(self.n, links, 1).astype(np.int64)
+        turns = (starts[:, 1:] + np.arange(4)).reshape(self.n, 4 * (links - 1))
+        return np.hstack([starts[:, 0] + np.arange(7), turns]), joints.reshape(self.n, links)[:, 1:]
 
     # ------------------------------------------------------------------ places
 
@@ -187,7 +202,7 @@ class Humanoids(Obstacles):
         equality = model.find("equality")
         equality = SubElement(model, "equality") if equality is None else equality
         SubElement(
-            equality, "weld", body1=target.get("name", ""), body2=self._name(i, 0), solref=WELD_SOLREF,
+            equality, "weld", name=f"weld{i}", body1=target.get("name", ""), body2=self._name(i, 0), solref=WELD_SOLREF,
             relpose="0 0 0 1 0 0 0",
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
+from numpy.typing import NDArray
 
 from safe_envs.core.geometry import FloatArray
 from safe_envs.hallway.hall import Hall, ObstacleKind
@@ -41,6 +42,9 @@ class Obstacles(ABC):
 
     def move(self, data: Any) -> None:  # noqa: B027 - what stands still does nothing
         """Write where everything is at ``data.time``; called in every physics step."""
+
+    def touched(self, which: NDArray[np.bool_], data: Any) -> None:  # noqa: B027 - what stands fast does nothing
+        """Told after every step which ones ``[n]`` the robot has touched in it."""
 
     def bounds(self, data: Any) -> tuple[FloatArray, FloatArray]:
         """Corners ``[n, 2]``: lowest and highest x and y (m) of what each obstacle fills at ``data.time``."""

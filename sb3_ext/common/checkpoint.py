@@ -209,6 +209,7 @@ def _random_state(model: Any) -> dict[str, Any]:
         "python": random.getstate(),
         "action_space": copy.deepcopy(model.action_space.np_random.bit_generator.state),
         "action_noise": copy.deepcopy(model.action_noise),
+        "exploration": copy.deepcopy(getattr(model, "_exploration", None)),
     }
 
 
@@ -218,3 +219,5 @@ def _restore_random_state(model: Any, state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     model.action_space.np_random.bit_generator.state = state["action_space"]
     model.action_noise = state["action_noise"]
+    if state["exploration"] is not None:
+        model._exploration = state["exploration"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch as th
@@ -76,7 +77,8 @@ class GradientMultiplier(Multiplier):
             raise ValueError(f"a multiplier with space='log' must start above 0, got {value}; use space='linear'")
         if value > max_value:
             raise ValueError(f"a multiplier must not start above max_value={max_value}, got {value}")
-        self.space = space
+        self.space, self.learning_rate = space, learning_rate
+        self.register_buffer("is_log", th.tensor(space == "log"))
         self._bounds = (None, math.log(max_value)) if space == "log" else (0.0, max_value)
         start = math.log(value) if space == "log" else value
         self.raw = nn.Parameter(th.tensor(start, dtype=th.float64))
@@ -92,9 +94,25 @@ class GradientMultiplier(Multiplier):
         """One step of gradient ascent on ``multiplier * excess``."""
         slope = self.value if self.space == "log" else 1.0
         self.raw.grad = th.tensor(-excess * slope, dtype=th.float64)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate  # a loaded state has brought its own
         self.optimizer.step()
         with th.no_grad():
             self.raw.clamp_(*self._bounds)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """PyTorch's.
+
+        Raises:
+            ValueError: if the state was learned in the other ``space``: its number would mean another multiplier.
+        """
+        saved = state_dict.get("is_log")
+        if saved is not None and bool(saved) != (self.space == "log"):
+            raise ValueError(
+                f"the saved multiplier was learned with space={'log' if saved else 'linear'!r}, this one has "
+                f"{self.space!r}: pass multiplier_kwargs={{'space': {'log' if saved else 'linear'!r}}}"
+            )
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
 
 class PIDMultiplier(Multiplier):

@@ -71,19 +71,16 @@ class Actor:
         n_envs: number of environments.
         index: number of this actor.
         seed: of environments and exploration; None: random.
-        as_learner: explore as the learner itself would have, else by a stream of its own.
     """
 
     def __init__(
         self, kind: type[RecurrentSACLag], saved: bytes, make_env: Callable[[], Any], n_envs: int, index: int,
-        seed: int | None, as_learner: bool,
+        seed: int | None,
     ) -> None:  # fmt: skip
         th.set_num_threads(1)
         self.index = index
         env = vectorized(make_env, n_envs)
         model = kind.load(io.BytesIO(saved), env=env, device="cpu", seed=seed)
-        if not as_learner:
-            model._exploration = np.random.default_rng(seed).spawn(1)[0]  # as the model itself would
         spaces = model.observation_space, cast(Box, model.action_space)
         self.outbox = Outbox(model.buffer_size, *spaces, "cpu", n_envs, **model.replay_buffer_kwargs)
         model.replay_buffer = self.outbox

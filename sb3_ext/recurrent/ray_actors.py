@@ -43,13 +43,10 @@ class Crew:
         again, begun = self._started[index], self.model.num_timesteps + self.model.n_episodes
         self._started[index] += 1
         # The very first actor of a run is what the learner would have been; any other sees and tries something new.
-        as_learner = (index, again, begun) == (0, 0, 0)
         seed = self.model.seed
-        if seed is not None and not as_learner:
+        if seed is not None and (index, again, begun) != (0, 0, 0):
             seed = int(np.random.SeedSequence([seed, index, again, begun]).generate_state(1)[0] % 2**31)
-        return self._kind.remote(
-            type(self.model), self._saved, self.make_env, self.envs_per_actor, index, seed, as_learner
-        )
+        return self._kind.remote(type(self.model), self._saved, self.make_env, self.envs_per_actor, index, seed)
 
     def ask(self) -> None:
         """Send the weights to all actors that have nothing to do, and let them collect."""
@@ -66,7 +63,9 @@ class Crew:
 
         Raises:
             RayActorError: if an actor dies time after time.
+            ObjectLostError: if what it sends is lost time after time, with the machine that it was on.
         """
+        lost = (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError)
         ready, _ = self.ray.wait(list(self._pending), num_returns=len(self._pending) if everyone else 1)
         pushes = []
         for future in ready:
@@ -74,10 +73,11 @@ class Crew:
             try:
                 pushes.append(self.ray.get(future))
                 self._failures[index] = 0
-            except self.ray.exceptions.RayActorError:
+            except lost:
                 self._failures[index] += 1
                 if self._failures[index] >= MAX_FAILURES:
                     raise
+                self.ray.kill(self.actors[index])  # it may live on, and only be out of reach
                 self.actors[index] = self._start(index)
         return sorted(pushes, key=lambda push: push.actor)
 

@@ -34,6 +34,8 @@ class RecurrentSACLag(RecurrentOffPolicy):
       policy reads it without training it, and is trained through heads that stand still.
     - The limit is on the cost of a step: the multiplier ascends on :math:`(1 - \gamma_{risk}) Q_c(s, \pi(s)) - c`.
       (Algorithm 1 prints :math:`Q_c` itself, and the reward in the cost's target: here it is the cost.)
+    - The multiplier starts at 1 and is itself what is learned, projected to >= 0, as Algorithm 1 has it
+      (``multiplier_kwargs={"space": "log"}``: its logarithm, which takes long to come back from near 0).
     - The discount is 0.99, and a time limit is bootstrapped through.
     - "4000 training steps per epoch": an epoch is 1000 steps of every environment (Table 3's longest episode).
 
@@ -53,7 +55,8 @@ class RecurrentSACLag(RecurrentOffPolicy):
         gamma: discount of rewards.
         train_freq: as in SB3.
         gradient_steps: as in SB3.
-        cost_limit: highest mean cost of a step; None: no limit (the multiplier stays 0, the cost head is trained).
+        cost_limit: highest mean cost of a step; None: no limit (cost has no price, the cost head is trained). ``load``
+            takes another one, or None.
         gamma_risk: discount of costs, in [0, 1).
         ent_coef: entropy coefficient; ``"auto"`` or ``"auto_0.1"``: learned, from 1 or 0.1 on.
         target_entropy: for a learned coefficient; ``"auto"``: minus the number of entries of an action.
@@ -61,7 +64,8 @@ class RecurrentSACLag(RecurrentOffPolicy):
         burn_in: transitions before them that only warm up the hidden state.
         use_feedback: whether the previous reward and cost are read.
         multiplier: ``"gradient"``, ``"pid"``, ``"schedule"`` or ``"fixed"``.
-        multiplier_kwargs: its arguments. ``"gradient"`` learns with Table 3's rate unless they say otherwise.
+        multiplier_kwargs: its arguments. ``"gradient"`` learns the multiplier itself, with Table 3's rate, unless they
+            say otherwise.
         max_grad_norm: bound on the norm of the gradient, of critics and policy each; None: none.
         missing_cost: what a step without ``info["cost"]`` means: ``"raise"`` or ``"zero"``.
         policy_kwargs: sizes of the network, see ``RecurrentPolicy``.
@@ -115,13 +119,16 @@ class RecurrentSACLag(RecurrentOffPolicy):
         **kwargs: Any,
     ) -> None:
         self._start_counting(missing_cost)
-        self.cost_limit = math.inf if cost_limit is None else float(cost_limit)
+        self.cost_limit = cost_limit
         self.gamma_risk, self.max_grad_norm = check_probability("gamma_risk", gamma_risk), max_grad_norm
         self.ent_coef, self.target_entropy = ent_coef, target_entropy
         self.horizon, self.burn_in, self.use_feedback = horizon, burn_in, use_feedback
-        learned = {"learning_rate": LEARNING_RATE} if multiplier == "gradient" else {}
+        learned = {"learning_rate": LEARNING_RATE, "space": "linear"} if multiplier == "gradient" else {}
         self.multiplier_name, self.multiplier_kwargs = multiplier, learned | (multiplier_kwargs or {})
-        self._check_arguments(kwargs)
+        _check_unsupported(kwargs)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        self._check_arguments()  # fail early, before environments are made
         super().__init__(
             policy, env, learning_rate, buffer_size, learning_starts, batch_size, tau, gamma, train_freq,
             gradient_steps, replay_buffer_class=SequenceReplayBuffer, sde_support=False, support_multi_env=True,
@@ -130,21 +137,16 @@ class RecurrentSACLag(RecurrentOffPolicy):
         if _init_setup_model:
             self._setup_model()
 
-    def _check_arguments(self, kwargs: dict[str, Any]) -> None:
-        if not self.cost_limit >= 0.0:
+    def _check_arguments(self) -> None:
+        if not self._limit >= 0.0:
             raise ValueError(f"cost_limit must be >= 0 or None, got {self.cost_limit}")
         if self.gamma_risk == 1.0:
             raise ValueError("gamma_risk must be below 1: the limit is on (1 - gamma_risk) * Qc")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0.0:
             raise ValueError(f"max_grad_norm must be > 0 or None, got {self.max_grad_norm}")
-        for name, only in (("n_steps", 1), ("optimize_memory_usage", False), ("replay_buffer_class", None)):
-            if kwargs.pop(name, only) != only:
-                raise ValueError(f"{name} must be {only}: sequences are replayed step by step from their own buffer")
-        for name in ("action_noise", "use_sde", "use_sde_at_warmup"):
-            if kwargs.pop(name, None):
-                raise ValueError(f"{name} is not supported: the policy explores by its own samples")
-        make_multiplier(self.multiplier_name, self.multiplier_kwargs)  # fail early, before environments are made
+        make_multiplier(self.multiplier_name, self.multiplier_kwargs)
         _initial_temperature(self.ent_coef)
+        _target_entropy(self.target_entropy, 0)
 
     # ------------------------------------------------------------------ set-up
 
@@ -165,16 +167,22 @@ class RecurrentSACLag(RecurrentOffPolicy):
         self._build_parts(self.missing_cost)
 
     def _setup_safety(self) -> None:
-        self.cost_limit = math.inf if self.cost_limit is None else float(self.cost_limit)  # load may bring a new one
-        constrained = math.isfinite(self.cost_limit)
-        self.multiplier: Multiplier = (
-            make_multiplier(self.multiplier_name, self.multiplier_kwargs) if constrained else Multiplier(0.0)
-        )
+        self._check_arguments()  # load may have brought others
+        self.multiplier: Multiplier = make_multiplier(self.multiplier_name, self.multiplier_kwargs)
         self.temperature: Temperature | None = None
         if isinstance(self.ent_coef, str):
-            target = -float(self.policy.actor.n_actions) if self.target_entropy == "auto" else self.target_entropy
+            target = _target_entropy(self.target_entropy, self.policy.actor.n_actions)
             initial, rate = _initial_temperature(self.ent_coef), self.lr_schedule(1)
-            self.temperature = Temperature(initial, float(target), rate).to(self.device)
+            self.temperature = Temperature(initial, target, rate).to(self.device)
+
+    @property
+    def _limit(self) -> float:
+        return math.inf if self.cost_limit is None else float(self.cost_limit)
+
+    @property
+    def price(self) -> float:
+        """What a unit of cost is worth in reward now; 0 without a limit."""
+        return self.multiplier.value if math.isfinite(self._limit) else 0.0
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
         """SB3's ``set_parameters``.
@@ -186,9 +194,9 @@ class RecurrentSACLag(RecurrentOffPolicy):
             super().set_parameters(load_path_or_dict, exact_match, device)
         except RuntimeError as error:
             raise ValueError(
-                f"the parameters are of another architecture than this model's, policy_kwargs={self.policy_kwargs}, "
-                f"multiplier {type(self.multiplier).__name__}; make the model with the sizes and the kind of "
-                f"multiplier that they were saved with ({error})"
+                f"the parameters are of another architecture than this model's: policy_kwargs={self.policy_kwargs}, "
+                f"use_feedback={self.use_feedback}, multiplier={self.multiplier_name!r}, ent_coef={self.ent_coef!r}; "
+                f"make the model with those that they were saved with ({error})"
             ) from error
 
     # ------------------------------------------------------------------ learning
@@ -260,7 +268,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
         actions, log_prob = self.policy.actor(latent)
         with frozen(self.policy.heads):
             first, second, cost = self.policy.heads(latent, actions)
-        value = th.minimum(first, second) - self.entropy_coef * log_prob - self.multiplier.value * cost
+        value = th.minimum(first, second) - self.entropy_coef * log_prob - self.price * cost
         cost_value, entropy = (float(masked_mean(x.detach(), mask)) for x in (cost, -log_prob))
         return -masked_mean(value, mask), cost_value, entropy
 
@@ -273,12 +281,12 @@ class RecurrentSACLag(RecurrentOffPolicy):
         self.policy.optimizer.step()
 
     def _move_multiplier(self, cost_value: float) -> None:
-        excess = (1.0 - self.gamma_risk) * cost_value - self.cost_limit
+        excess = (1.0 - self.gamma_risk) * cost_value - self._limit
         if math.isfinite(excess):
             self.multiplier.set_progress(1.0 - self._current_progress_remaining)
             self.multiplier.update(excess)
             self._metrics["safety/excess"].append(excess)
-        self._metrics["safety/multiplier"].append(self.multiplier.value)
+        self._metrics["safety/multiplier"].append(self.price)
 
     def dump_logs(self) -> None:
         """Write SB3's logs and the costs."""
@@ -290,6 +298,27 @@ class RecurrentSACLag(RecurrentOffPolicy):
         return [*state_dicts, "policy.optimizer"], tensors
 
 
+def _check_unsupported(kwargs: dict[str, Any]) -> None:
+    """Take out what SB3's classes know and this one cannot use; it must be as if it were not there."""
+    for name, only in (("n_steps", 1), ("optimize_memory_usage", False), ("replay_buffer_class", None)):
+        if kwargs.pop(name, only) != only:
+            raise ValueError(f"{name} must be {only}: sequences are replayed step by step from their own buffer")
+    for name in ("action_noise", "use_sde", "use_sde_at_warmup"):
+        if kwargs.pop(name, None):
+            raise ValueError(f"{name} is not supported: the policy explores by its own samples")
+
+
+def _target_entropy(target_entropy: float | str, n_actions: int) -> float:
+    """The entropy that a learned coefficient aims at."""
+    try:
+        value = -float(n_actions) if target_entropy == "auto" else float(target_entropy)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"target_entropy must be a number or 'auto', got {target_entropy!r}")
+    return value
+
+
 def _initial_temperature(ent_coef: float | str) -> float:
     """The entropy coefficient to start from."""
     text = str(ent_coef)
@@ -297,6 +326,6 @@ def _initial_temperature(ent_coef: float | str) -> float:
         value = 1.0 if text == "auto" else float(text.removeprefix("auto_") if isinstance(ent_coef, str) else ent_coef)
     except ValueError:
         value = -1.0
-    if value < 0.0 or (isinstance(ent_coef, str) and value == 0.0):
+    if not (value >= 0.0 and math.isfinite(value)) or (isinstance(ent_coef, str) and value == 0.0):
         raise ValueError(f"ent_coef must be >= 0, 'auto' or 'auto_<initial value above 0>', got {ent_coef!r}")
     return value

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ext.common.buffers import scale_action, unscale_action
+from sb3_ext.common.checkpoint import check_holds, readable
 from sb3_ext.common.rollouts import keep_last_step
 from sb3_ext.common.safe_algorithm import SafeAlgorithm
 from sb3_ext.recurrent.observations import ObservationLayout
@@ -31,22 +32,27 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MultiInputPolicy": RecurrentPolicy, "CnnPolicy": RecurrentPolicy, "MlpPolicy": RecurrentPolicy
     }  # fmt: skip
-    transient: ClassVar[tuple[str, ...]] = (*SafeAlgorithm.transient, "_next_hidden")
+    transient: ClassVar[tuple[str, ...]] = (*SafeAlgorithm.transient, "_next_hidden", "_exploration")
 
     policy: RecurrentPolicy
     replay_buffer: SequenceReplayBuffer
     use_feedback: bool
     _hidden: NDArray[np.float32] | None = None
-    _exploration: np.random.Generator | None = None
+    _exploration: np.random.Generator
     _starts_trained = False
 
     def _setup_model(self) -> None:
         _check_normalizer(self.env, self.observation_space, self.use_feedback)
         super()._setup_model()
-        if self._exploration is None:  # else it comes from a file, and goes on
-            # A stream of its own: actors in other processes explore as this one would, whatever the learner draws.
-            # And not the first environment's, which has the same seed.
-            self._exploration = np.random.default_rng(self.seed).spawn(1)[0]
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """SB3's, and seed the exploration.
+
+        It has a stream of its own: actors in other processes explore as this one would, whatever the learner draws.
+        And not the first environment's, which has the same seed.
+        """
+        super().set_random_seed(seed)
+        self._exploration = np.random.default_rng(seed).spawn(1)[0]
 
     @property
     def has_learned(self) -> bool:
@@ -63,9 +69,11 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             path: a file that ``save`` wrote.
 
         Raises:
-            ValueError: if the parameters do not fit.
+            ValueError: if the file holds another algorithm, or the parameters do not fit.
         """
-        self.set_parameters(path, device=self.device)
+        with readable(path, type(self).__name__):
+            check_holds(path, type(self))
+            self.set_parameters(path, device=self.device)
         self._starts_trained = True
 
     def reset_replay(self, n_streams: int | None = None) -> None:
@@ -76,8 +84,9 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         """
         assert self.replay_buffer_class is not None
         n_streams = self.n_envs if n_streams is None else n_streams
+        size = self.replay_buffer.buffer_size  # what memory was found for
         self.replay_buffer = self.replay_buffer_class(
-            self.buffer_size, self.observation_space, self.action_space, self.device, n_streams,
+            size, self.observation_space, self.action_space, self.device, n_streams,
             **self.replay_buffer_kwargs,
         )  # type: ignore[assignment]  # fmt: skip
 
@@ -104,7 +113,7 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """The next action in environment units and scaled; random ones move the hidden state on, too."""
-        assert self._exploration is not None and self._hidden is not None and self._last_episode_starts is not None
+        assert self._hidden is not None and self._last_episode_starts is not None
         arrays = self.policy.layout.arrays(self._last_obs)
         latent = self.policy.advance(arrays, self._hidden, self._last_episode_starts)
         self._next_hidden = latent.numpy(force=True)

@@ -127,11 +127,14 @@ class SequenceReplayBuffer(ReplayBuffer):
             raise ValueError("optimize_memory_usage=True is not supported by the sequence buffer; leave it False")
         if horizon < 1 or burn_in < 0:
             raise ValueError(f"horizon must be >= 1 and burn_in >= 0, got {horizon} and {burn_in}")
+        if gru_size < 1:
+            raise ValueError(f"gru_size must be >= 1, got {gru_size}")
         self.layout = ObservationLayout.of(observation_space, use_feedback)
         self.length, self.missing_cost = burn_in + horizon + 1, missing_cost
         self.dtype = _row_type(self.layout, self.action_dim)
         entry_bytes = self.dtype.itemsize + 4 * gru_size // HIDDEN_INTERVAL
-        entries = _affordable(buffer_size, entry_bytes) // n_envs
+        self.buffer_size = _affordable(buffer_size, entry_bytes)
+        entries = self.buffer_size // n_envs
         # A multiple of the interval: then the kept hidden states turn with the rows.
         entries -= entries % HIDDEN_INTERVAL
         if entries < self.length + HIDDEN_INTERVAL:

@@ -1,5 +1,6 @@
 """Methods that start from another protocol's model, learn in several environments, and see their feedback."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 pytest.importorskip("mujoco")
 
 from safe_bench import figures, report
-from safe_bench.protocols import PROTOCOLS, Budget, Stage
+from safe_bench.protocols import PROTOCOLS, Budget, Stage, run_config
 from safe_bench.runner import Job
 from safe_bench.runs import Run, RunError
 from sb3_ext import RecurrentSACLag
@@ -44,9 +45,12 @@ def test_a_transfer_needs_the_model_of_the_walls(tmp_path):
     folder = tmp_path / WALLS / "constrained" / "seed-0"
     folder.mkdir(parents=True)
     (folder / "model.zip").touch()
-    (folder / "config.json").write_text('{"preset": "quick"}')
-    with pytest.raises(RunError, match="is of preset quick, not tiny"):
-        run(tmp_path, POLES, "transfer")
+    config = run_config(PROTOCOLS[WALLS], "tiny", "constrained", 0)
+    (folder / "summary.json").touch()
+    for changed in ({"preset": "quick"}, {"definition": config["definition"] | {"n_envs": 3}}):
+        (folder / "config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(RunError, match=rf"other settings.*{next(iter(changed))}.*constrained --seeds 0.*trains it"):
+            run(tmp_path, POLES, "transfer")
 
 
 def test_a_transfer_begins_where_the_walls_ended(tmp_path):
@@ -56,6 +60,9 @@ def test_a_transfer_begins_where_the_walls_ended(tmp_path):
     zero_shot = RecurrentSACLag.load(walls.path / "model.zip", device="cpu")
     poles = run(tmp_path, POLES, "transfer")
     assert [row["timesteps"] for row in poles.evaluations] == [0, 200, 400]
+    assert poles.summary["start"] == {
+        "run": f"{WALLS}/constrained", "seed": 0, "preset": "tiny", "commit": walls.summary["commit"]
+    }  # fmt: skip
     from safe_bench.environments import evaluation_env
     from safe_bench.runner import EVALUATION_SEED
     from sb3_ext import evaluate_safely
@@ -65,6 +72,8 @@ def test_a_transfer_begins_where_the_walls_ended(tmp_path):
     assert poles.evaluations[0]["return"] == pytest.approx(float(expected.returns[0]), abs=1e-3)
     text = (report.write_report(tmp_path, POLES) / "report.md").read_text()
     assert "Before learning here (zero-shot)" in text and WALLS in text
+    before, after = text.split("## While learning")
+    assert before.count("| 756 | 1000 |") == 1 and "756" not in after
 
 
 def test_episodes_side_by_side_are_counted_and_an_interrupted_run_gives_the_same(tmp_path, monkeypatch):

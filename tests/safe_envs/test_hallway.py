@@ -279,8 +279,8 @@ def test_the_two_drivers(kind, range_of_costs):
         env.reset(seed=seed)
         harmless.append(drive(env, careful))
     assert range_of_costs[0] <= np.mean(harmful) <= range_of_costs[1]
-    assert np.mean([cost for cost, _, _ in harmless]) <= 2.0
-    assert np.mean([total for _, total, _ in harmless]) >= 700.0 and any(info[SUCCESS] for _, _, info in harmless)
+    assert np.mean([cost for cost, _, _ in harmless]) <= 0.5
+    assert sum(info[SUCCESS] for _, _, info in harmless) >= 2 and np.mean([r for _, r, _ in harmless]) >= 750.0
 
 
 # ---------------------------------------------------------------------- humanoids
@@ -315,6 +315,25 @@ def test_welded_humanoids_follow_their_clips_and_give_way():
     assert twin.data.body(bodies[0]).xpos[0] > env.data.body(bodies[0]).xpos[0] + 0.005
 
 
+@every_robot
+def test_a_welded_humanoid_that_the_robot_touches_falls_until_the_episode_ends(robot):
+    walking = safe_envs.ClipLibrary.default().subset(["walk"])
+    hall = safe_envs.Hall(length=8.0, n_obstacles=2)
+    env = make("humanoids", robot, hall=hall, humanoid_physics="welded", clips=walking)
+    first = [env.model.body(env.obstacles._name(0, link)).id for link in range(13)]
+    roots = [first[0], env.model.body(env.obstacles._name(1, 0)).id]
+    env.data.qpos[:2] = env.data.xpos[first[0], :2]  # between its legs
+    cost = sum(env.step(stay(env))[4][COST] for _ in range(200))
+    heights = env.data.xpos[roots, 2]
+    assert cost == 1.0 and heights[0] < 0.4 and heights[1] > 0.7
+    off = np.abs(env.data.xpos[first, :2] - env.obstacles.places[0, :2])
+    assert (off < env.obstacles.reach[0]).all()  # the box in which contacts are looked for
+    env.reset(seed=1)
+    for _ in range(10):
+        env.step(stay(env))
+    assert (env.data.xpos[roots, 2] > 0.7).all()
+
+
 def test_exploding_physics_keep_the_humanoids_where_they_were():
     env = make("humanoids")
     env.step(stay(env))
@@ -343,7 +362,9 @@ def test_exploding_physics_keep_the_humanoids_where_they_were():
         ({"hall": {"n_obstacles": -1}}, "n_obstacles must be an integer >= 0"),
         ({"hall": {"start_y": (1.0, 0.0)}}, "start_y must be a range"),
         ({"hall": {"jitter": (-0.1, 0.0)}}, "jitter must be >= 0"),
-        ({"hall": {"jitter": (float("nan"), 0.0)}}, "jitter must be finite"),
+        ({"hall": {"jitter": (float("nan"), 0.0)}}, "jitter must be 2 finite numbers"),
+        ({"hall": {"wall_size": (1.0, 0.1)}}, r"wall_size must be 3 finite numbers, got \(1.0, 0.1\)"),
+        ({"camera": (20, 20)}, r"camera must be a safe_envs.Camera or None, got \(20, 20\)"),
         ({"hall": {"jitter": (0.1, 1.5)}}, "walls reach 2.50 m from the middle"),
         ({"hall": {"start_y": (1.9, 1.9)}}, "start_y must leave the robot"),
         ({"hall": {"start_x": (5.0, 9.0)}}, "start_x must leave the robot"),
@@ -359,6 +380,12 @@ def test_bad_arguments_are_named(kwargs, message):
         gym.make(HALLWAY_IDS[0], **kwargs)
 
 
-def test_an_empty_hall_is_a_hall():
-    env = make(hall=safe_envs.Hall(n_obstacles=0))
+def test_numbers_are_no_hall():
+    with pytest.raises(ValueError, match=r"hall must be a safe_envs.Hall or None, got .*9.0"):
+        gym.make(HALLWAY_IDS[0], hall={"length": 9.0})
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"obstacles": "humanoids", "humanoid_physics": "welded"}])
+def test_an_empty_hall_is_a_hall(kwargs):
+    env = make(**kwargs, hall=safe_envs.Hall(n_obstacles=0))
     assert env.step(stay(env))[4][COST] == 0.0

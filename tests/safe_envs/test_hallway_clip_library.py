@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -192,7 +193,12 @@ def test_damaged_libraries_are_named(tmp_path):
         return path.read_bytes()
 
     whole = dict(np.load(DEFAULT_CLIPS))
+    with zipfile.ZipFile(DEFAULT_CLIPS) as archive:
+        header = archive.getinfo("positions.npy").header_offset
+    names, extra = (int.from_bytes(good[header + at : header + at + 2], "little") for at in (26, 28))
+    begin = header + 30 + names + extra  # of the compressed bytes
     damaged = {
+        "no deflated block": good[:begin] + b"\x07" + good[begin + 1 :],
         "truncated": good[:100_000],
         "nan": saved(**arrays),
         "no dt": saved(**{k: v for k, v in whole.items() if k != "dt"}),

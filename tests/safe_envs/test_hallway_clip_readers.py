@@ -67,6 +67,7 @@ def test_a_motion_file_becomes_a_library(tmp_path):
         ('{"Loop": "wrap", "Frames": [[0.1, 0.2', "Expecting"),
         ('{"Loop": "wrap"}', "nothing at 'Frames'"),
         ("[]", "list indices"),
+        ("[" * 100_000, "recursion"),
         (json.dumps({"Loop": "wrap", "Frames": []}), "at least 2 frames, got 0"),
         (json.dumps({"Loop": "wrap", "Frames": [deepmimic_row()] * 2 + [deepmimic_row()[:-1]]}), r"44 numbers.*\[43\]"),
         (json.dumps({"Loop": "wrap", "Frames": [[*deepmimic_row()[:-1], float("nan")]] * 2}), "NaN"),

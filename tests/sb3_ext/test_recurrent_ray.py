@@ -6,6 +6,7 @@ import pickle
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch as th
 from corridors import assert_same_weights, differing, tensors
 from recurrent_toys import Camera, Counter, tiny, vec
+from stable_baselines3.common.callbacks import BaseCallback
 
 from safe_wrappers.feedback import PreviousFeedback
 from sb3_ext.recurrent import ray_actors
@@ -42,7 +44,7 @@ def rows(model):
 def actor_of(model, index=0, n_envs=1, **kwargs):
     file = io.BytesIO()
     model.save(file)
-    arguments = {"seed": model.seed, "as_learner": index == 0, **kwargs}
+    arguments = {"seed": model.seed, **kwargs}
     return Actor(type(model), file.getvalue(), make_env, n_envs, index, **arguments)
 
 
@@ -104,6 +106,57 @@ def test_without_ray_the_message_says_how_to_get_it(monkeypatch):
         import_ray()
     with pytest.raises(gym.error.DependencyNotInstalled):
         learn_distributed(tiny(), make_env, 10)
+
+
+class LosingRay(SimpleNamespace):
+    """As much of Ray as the crew sees: what the first actor sends is lost, as often as it is told."""
+
+    def __init__(self, error, losses):
+        exceptions = {name: type(name, (Exception,), {}) for name in ("RayActorError", "ObjectLostError")}
+        super().__init__(exceptions=SimpleNamespace(**exceptions), started=[], killed=[], losses=losses)
+        self.error = exceptions[error]
+
+    def remote(self, kind):
+        return SimpleNamespace(remote=self.start)
+
+    def start(self, *arguments):
+        name = f"actor {len(self.started)}"
+        self.started.append(name)
+        collect = SimpleNamespace(remote=lambda *_: (name, object()))
+        return SimpleNamespace(name=name, collect=collect)
+
+    def put(self, value):
+        return value
+
+    def wait(self, pending, num_returns):
+        return pending, []
+
+    def get(self, future):
+        if self.losses:
+            self.losses -= 1
+            raise self.error
+        return SimpleNamespace(actor=0, sender=future[0])
+
+    def kill(self, actor):
+        self.killed.append(actor.name)
+
+
+@pytest.mark.parametrize("error", ["RayActorError", "ObjectLostError"])
+def test_an_actor_out_of_reach_is_ended_and_replaced(error, monkeypatch):
+    fake = LosingRay(error, losses=2)
+    monkeypatch.setattr(ray_actors, "import_ray", lambda: fake)
+    crew, heard = ray_actors.Crew(tiny(), make_env, 1, 1, 5), []
+    for _ in range(3):
+        crew.ask()
+        heard += crew.hear(everyone=True)
+    assert fake.killed == ["actor 0", "actor 1"] and [push.sender for push in heard] == ["actor 2"]
+    fake.losses = 3
+    for _ in range(2):
+        crew.ask()
+        crew.hear(everyone=True)
+    crew.ask()
+    with pytest.raises(fake.error):
+        crew.hear(everyone=True)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +236,35 @@ def test_a_dead_actor_is_replaced_and_the_learner_resumes(ray, tmp_path):
     learn_distributed(resumed, make_env, 40, num_actors=1, envs_per_actor=4, reset_num_timesteps=False)
     assert resumed.replay_buffer.size() > held and resumed._n_updates > model._n_updates
     assert resumed.num_timesteps >= model.num_timesteps + 40
+
+
+class Dying(BaseCallback):
+    """Saves a checkpoint at the sixth push, and dies."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def _on_step(self):
+        if self.n_calls == 6:
+            self.model.save_checkpoint(self.folder)
+            raise KeyboardInterrupt
+        return True
+
+
+def test_a_learner_that_died_goes_on_from_what_its_callback_saved(ray, tmp_path):
+    model = tiny(make_env(), seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        learn_distributed(
+            model, make_env, 10**6, num_actors=2, envs_per_actor=2, steps_per_push=5, callback=Dying(tmp_path)
+        )
+    resumed = RecurrentSACLag.load_checkpoint(tmp_path)
+    assert resumed.num_timesteps == 60 and 0 < resumed._n_updates <= model._n_updates
+    assert resumed.replay_buffer.n_envs == 4
+    learn_distributed(
+        resumed, make_env, 40, num_actors=2, envs_per_actor=2, steps_per_push=5, reset_num_timesteps=False
+    )
+    assert resumed.num_timesteps == 100 and resumed._n_updates > model._n_updates
 
 
 def broken_env():

@@ -208,11 +208,11 @@ def test_the_multiplier_compares_the_cost_of_a_step(cost_value, rises):
 
 
 @pytest.mark.parametrize("limit", [None, float("inf")])
-def test_without_a_limit_the_multiplier_stays_0_and_the_cost_head_learns(limit):
+def test_without_a_limit_cost_has_no_price_and_the_cost_head_learns(limit):
     model = tiny(cost_limit=limit)
     before = [p.clone() for p in model.policy.heads.networks[2].parameters()]
     model.learn(60)
-    assert model.multiplier.value == 0.0
+    assert model.price == 0.0
     assert not all(map(th.equal, before, model.policy.heads.networks[2].parameters()))
 
 
@@ -316,6 +316,10 @@ def test_evaluation_in_the_training_environment_starts_a_new_episode():
         ({"gamma_risk": 1.0}, "gamma_risk must be below 1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0"),
         ({"ent_coef": "much"}, "ent_coef must be"),
+        ({"ent_coef": float("nan")}, "ent_coef must be"),
+        ({"target_entropy": "x"}, "target_entropy must be a number or 'auto', got 'x'"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"policy_kwargs": {"gru_size": 0}}, "gru_size must be >= 1, got 0"),
         ({"multiplier": "magic"}, "multiplier must be one of"),
         ({"horizon": 0}, "horizon must be >= 1"),
     ],

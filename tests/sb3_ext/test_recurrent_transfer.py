@@ -8,7 +8,7 @@ from recurrent_toys import Camera, Counter, tiny, vec
 from stable_baselines3.common.vec_env import VecNormalize
 
 from safe_wrappers.feedback import PreviousFeedback
-from sb3_ext import PPOLag, learn_distributed
+from sb3_ext import PPOLag, SACLag, learn_distributed
 from sb3_ext.recurrent.networks import masked_mean
 from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
 
@@ -50,13 +50,46 @@ def test_another_environment_in_place_acts_as_learned_too(trained):
     np.testing.assert_allclose(first_actions(model), action, atol=1e-6)
 
 
-def test_a_limit_may_be_lifted_when_a_model_is_loaded(trained):
-    free = tiny(vec(), cost_limit=None)
-    free.save(trained[0].parent / "free.zip")
-    loaded = RecurrentSACLag.load(trained[0].parent / "free.zip", env=vec(), cost_limit=None)
-    assert loaded.cost_limit == np.inf
-    with pytest.raises(ValueError, match="the kind of multiplier"):
-        free.start_from(trained[0])
+def test_a_limit_may_be_lifted_or_set_when_a_model_is_loaded(trained, tmp_path):
+    free = RecurrentSACLag.load(trained[0], env=vec(), cost_limit=None)
+    assert free.price == 0.0 and free.multiplier.value > 0.0
+    free.learn(40).save(tmp_path / "free.zip")
+    assert "safety/excess" not in free.logger.name_to_value and free.price == 0.0
+    bound = RecurrentSACLag.load(tmp_path / "free.zip", env=vec(), cost_limit=0.5)
+    assert bound.price == free.multiplier.value
+    bound.learn(40)
+    assert 0.0 < bound.price != free.multiplier.value
+    with pytest.raises(ValueError, match="cost_limit must be >= 0 or None, got -1"):
+        RecurrentSACLag.load(trained[0], env=vec(), cost_limit=-1.0)
+
+
+def test_a_multiplier_keeps_its_meaning_and_the_rate_of_the_new_model(trained):
+    with pytest.raises(ValueError, match=r"pass multiplier_kwargs=\{'space': 'linear'\}"):
+        tiny(multiplier_kwargs={"space": "log"}).start_from(trained[0])
+    with pytest.raises(ValueError, match="learned with space='linear', this one has 'log'"):
+        RecurrentSACLag.load(trained[0], env=vec(), multiplier_kwargs={"space": "log"})
+    started = tiny(multiplier_kwargs={"space": "linear", "learning_rate": 0.25})
+    started.start_from(trained[0])
+    before = started.multiplier.value
+    started.multiplier.update(1.0)
+    assert 0.1 < started.multiplier.value - before < 0.4
+
+
+def test_what_does_not_fit_is_named(trained, tmp_path):
+    SACLag("MlpPolicy", "safe_envs:safe/Navigation1-v0").save(tmp_path / "other.zip")
+    with pytest.raises(ValueError, match="it holds a SACLag"):
+        tiny().start_from(tmp_path / "other.zip")
+    with pytest.raises(ValueError, match="use_feedback=False"):
+        tiny(vec(feedback=False), use_feedback=False).start_from(trained[0])
+
+
+def test_each_seed_explores_in_its_own_way(trained):
+    noise = {
+        seed: RecurrentSACLag.load(trained[0], env=vec(), seed=seed)._exploration.standard_normal(3).tolist()
+        for seed in (5, 6)
+    }
+    assert noise[5] != noise[6]
+    assert noise[5] == RecurrentSACLag.load(trained[0], env=vec(), seed=5)._exploration.standard_normal(3).tolist()
 
 
 def test_normalised_images_are_refused():
