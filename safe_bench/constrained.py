@@ -11,7 +11,7 @@ from safe_bench.metrics import MIN_SEEDS, Estimate, share_within
 from safe_bench.protocols.base import Milestones
 from safe_bench.results import MethodResults, Mode, Results
 from safe_bench.tables import amount
-from safe_bench.verdict import caveats
+from safe_bench.verdict import MEASURES, caveats, judgements, sentences
 
 What = Literal["return", "cost"]
 NOT_GIVEN = "not given"
@@ -145,22 +145,22 @@ def _interactions_text(method: MethodResults, what: str, value: float, limit: fl
 def published_table(found: Results) -> Table | None:
     """Our numbers beside the published ones, each with its budget; None if nothing was published."""
     rows: list[list[Cell]] = []
-    succeeds = found.protocol.deployed and has_successes(found)
+    told = any(row.success for rows in found.protocol.published.values() for row in rows)
     for method in found.methods:
         ours: list[Cell] = [
             outcome_estimate(found, method, "return"), outcome_estimate(found, method, "cost"),
-            *([method.evaluation_rate("deterministic", "successes")] if succeeds else []),
+            *([method.evaluation_rate("deterministic", "successes")] if told else []),
             amount(method, results.n_steps),
         ]  # fmt: skip
         after = [theirs for theirs in found.protocol.published.get(method.name, ()) if theirs.steps != 0]
         for theirs in after:
-            success: list[Cell] = [theirs.success or NOT_GIVEN] if succeeds else []
+            success: list[Cell] = [theirs.success or NOT_GIVEN] if told else []
             steps = NOT_GIVEN if theirs.steps is None else f"{theirs.steps:,}"
             rows.append([
                 method.label, *ours, _deviation(theirs.episode_return), _deviation(theirs.cost), *success, steps,
                 theirs.source,
             ])  # fmt: skip
-    what = ("Return", "Cost", *(("Success",) if succeeds else ()), "Steps")
+    what = ("Return", "Cost", *(("Success",) if told else ()), "Steps")
     header = ("Method", *what, *(f"Published {name.lower()}" for name in what), "Source")
     return Table(header, rows, words=(0, len(header) - 1)) if rows else None
 
@@ -184,9 +184,12 @@ def verdict(found: Results, limit: float) -> list[str]:
         for labels, where in ((safe, "in every seed"), (mixed, "in some seeds"), (unsafe, "in none"))
         if labels
     ]
+    measure = MEASURES.get(found.protocol.measure or "")
+    judged = [] if measure is None else judgements(found, measure)
     return [
         f"{what} within the limit of {limit:g}: {'; '.join(parts)}.",
         *(_sentence(found, method) for method in found.methods),
+        *([] if measure is None or not judged else sentences(judged, measure)),
         *caveats(found, all(len(method.runs) >= MIN_SEEDS for method in found.methods)),
     ]
 

@@ -227,9 +227,9 @@ def _outcome_blocks(found: Results) -> list[Block]:
 
 
 def _comparison_blocks(found: Results) -> list[Block]:
-    if found.protocol.cost_limit is not None:
-        return []
-    measures = [MEASURES.get(found.protocol.measure or "", RATIO)]
+    measures = [MEASURES[found.protocol.measure]] if found.protocol.measure else []
+    if found.protocol.cost_limit is None and not measures:
+        measures.append(RATIO)
     if found.protocol.compare_returns:
         measures.append(FINAL_RETURN)
     return [

@@ -46,6 +46,14 @@ VIOLATION_RATE = Measure(
 VIOLATIONS = Measure(
     "violation count (plus 1)", lambda episodes: results.violations(episodes) + 1, "factor", False, "smaller", "larger"
 )
+REGRET = Measure(
+    "cost of all training episodes together (plus 1)",
+    lambda episodes: results.total_cost(episodes) + 1,
+    "factor",
+    False,
+    "smaller",
+    "larger",
+)
 FINAL_RETURN = Measure("final return", results.final_return, "difference", True, "higher", "lower")
 
 
@@ -69,7 +77,7 @@ class Judgement:
         return f"{found}; too few seeds for a test"
 
 
-MEASURES = {"ratio": RATIO, "violation-rate": VIOLATION_RATE, "violations": VIOLATIONS}
+MEASURES = {"ratio": RATIO, "violation-rate": VIOLATION_RATE, "violations": VIOLATIONS, "regret": REGRET}
 
 
 def judge(subject: MethodResults, other: MethodResults, measure: Measure) -> Judgement:
@@ -133,12 +141,15 @@ def verdict(found: Results) -> list[str]:
     if not judged:
         return [f"No verdict: there is nothing to compare {subject.label} with.", _own_value(subject, measure)]
     return [
-        _headline(judged, measure),
-        _own_value(subject, measure),
-        *_extremes(judged, measure),
+        *sentences(judged, measure),
         *([_headline(judgements(found, FINAL_RETURN), FINAL_RETURN)] if found.protocol.compare_returns else []),
         *caveats(found, all(judgement.comparison.enough_seeds for judgement in judged)),
     ]
+
+
+def sentences(judged: list[Judgement], measure: Measure) -> list[str]:
+    """Judgements of one subject in words, the headline first."""
+    return [_headline(judged, measure), _own_value(judged[0].subject, measure), *_extremes(judged, measure)]
 
 
 def _headline(judged: list[Judgement], measure: Measure) -> str:

@@ -173,8 +173,8 @@ class Protocol:
         claim: what the paper claims, to be held against the results.
         subject: the method that the claim is about.
         measure: what the claim compares: the ratio of successes to violations, the violation rate of the training
-            episodes, or by what factor the number of violations differs; None: the ``cost_limit``, or something that
-            the tables do not hold (a path, say).
+            episodes, or by what factor the number of violations or the cost of all training (the regret) differs; None:
+            the ``cost_limit`` alone, or something that the tables do not hold (a path, say).
         compare_returns: whether the claim is also about final returns ("at equal return").
         methods: by name.
         presets: budgets by name.
@@ -192,7 +192,7 @@ class Protocol:
     paper: str
     claim: str
     subject: str
-    measure: Literal["ratio", "violation-rate", "violations"] | None
+    measure: Literal["ratio", "violation-rate", "violations", "regret"] | None
     methods: Mapping[str, Method]
     presets: Mapping[str, Budget]
     default_methods: tuple[str, ...]

@@ -53,7 +53,7 @@ def _protocol(robot: str, obstacles: str, claim: str, methods: dict[str, Method]
         paper=PAPER,
         claim=claim,
         subject="transfer" if "transfer" in methods else "constrained",
-        measure=None,
+        measure="regret" if "transfer" in methods else None,
         methods=methods,
         presets=_budgets(f"safe/Hallway{obstacles.capitalize()}{robot.capitalize()}-v0"),
         default_methods=tuple(key for key, method in methods.items() if method.group == "comparison"),

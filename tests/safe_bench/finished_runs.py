@@ -10,6 +10,7 @@ from safe_bench.runs import BEGUN, EPISODES, RunFolder, write_json
 
 NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
 VELOCITY, PUSH = "safety-gym/half-cheetah-velocity", "dual-agent/panda-push"
+POLES = "safe-transfer/point-poles"
 VERSIONS = {"sb3-safe": "0.1.0", "numpy": "2.0.0"}
 
 

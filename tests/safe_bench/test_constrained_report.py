@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from finished_runs import PUSH, VELOCITY, add_run
+from finished_runs import POLES, PUSH, VELOCITY, add_run
 from rich.console import Console
 
 from safe_bench.report import summary_table, write_report
@@ -37,6 +37,16 @@ class TestCostLimit:
         console.print(summary_table(out, VELOCITY))
         text = " ".join(console.export_text().split())
         assert "Final cost" in text and "2 of 3" in text and "Limit of the cost: 25" in text
+
+
+def test_the_regret_is_compared_where_the_claim_is_about_it(tmp_path):
+    for method, cost in (("transfer", 1.0), ("constrained", 4.0)):
+        for seed in range(5):
+            evaluate(add_run(tmp_path, POLES, method, seed, 0, 3, cost=cost), [0.0], [0.0])
+    text = (write_report(tmp_path, POLES) / "report.md").read_text()
+    assert "smaller cost of all training episodes together (plus 1) than Constrained, from scratch" in text
+    assert "that of Constrained, from scratch is 3.25 times it" in text  # 13 over 4
+    assert "## Against the other methods: cost of all training" in text
 
 
 def evaluate(folder, successes, costs):
