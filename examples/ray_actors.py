@@ -16,7 +16,7 @@ from safe_wrappers import PreviousFeedback
 from sb3_ext import SMALL_RECURRENT, RecurrentSACLag, has_checkpoint, learn_distributed
 
 FOLDER = "ray_actors_run"
-SETTINGS = {**SMALL_RECURRENT, "gradient_steps": 60, "buffer_size": 200_000}
+SETTINGS = {**SMALL_RECURRENT, "gradient_steps": 120, "buffer_size": 400_000}  # for 60 environments
 
 
 class Save(BaseCallback):

@@ -17,7 +17,7 @@ import safe_envs
 import sb3_ext
 from safe_bench.environments import make_env
 from safe_bench.protocols import Method, Stage, get_protocol, run_config
-from safe_bench.runs import RunError, RunFolder, read_json
+from safe_bench.runs import RunError, RunFolder, describe_difference, read_json
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.rollouts import collect_episodes
 
@@ -101,15 +101,17 @@ def trained_model(name: str, out: str | Path, seed: int, preset: str | None = No
     """
     protocol, _, method = name.rpartition("/")
     folder = RunFolder.of(out, protocol, method, seed)
-    file, wanted = folder.path / "model.zip", f" --preset {preset}" if preset else ""
-    command = f"`safe-bench run {protocol}{wanted} --methods {method} --seeds {seed} --out {out}` trains it"
-    if not file.is_file():
-        raise RunError(f"{file}, which this method starts from, is missing: {command}")
+    file, chosen = folder.path / "model.zip", f" --preset {preset}" if preset else ""
+    command = f"`safe-bench run {protocol}{chosen} --methods {method} --seeds {seed} --out {out}` trains it"
+    what = f"{file}, which this method starts from,"
+    if not (folder.finished and file.is_file()):
+        raise RunError(f"{what} is missing: {command}")
     if preset is not None:
-        try:
-            folder.check(run_config(get_protocol(protocol), preset, method, seed))
-        except RunError as error:
-            raise RunError(f"{file}, from which this method starts, does not fit: {error}; {command}") from error
+        found, wanted = read_json(folder.path / "config.json"), run_config(get_protocol(protocol), preset, method, seed)
+        if found["preset"] != preset:
+            raise RunError(f"{what} is of preset {found['preset']}: {command} elsewhere")
+        if found != wanted:
+            raise RunError(f"{what} has other settings ({describe_difference(found, wanted)}): {command} elsewhere")
     return file
 
 

@@ -102,7 +102,7 @@ def _run_protocol(protocol: Protocol, methods: tuple[str, ...], options: argpars
     if options.jobs < 1 or min(seeds) < 0:
         raise ValueError(f"--jobs must be >= 1 and --seeds >= 0, got {options.jobs} and {list(seeds)}")
 
-    from safe_bench.pool import run_jobs  # torch and SB3 take seconds to load: not for `list` or a mistyped name
+    from safe_bench.pool import run_jobs  # what is not needed for `list` or a mistyped name
     from safe_bench.recordings import recordings
     from safe_bench.runner import Job
 

@@ -119,12 +119,13 @@ def _deployed_cells(method: MethodResults, mode: Mode, limit: float) -> list[Cel
 def milestone_table(found: Results, limit: float) -> Table | None:
     """Interactions until the deployed agents reach something within the limit; None where nothing is to be reached."""
     goals = found.protocol.milestones
-    if goals is None:
+    evaluated = [method for method in found.methods if method.evaluation_curve("agent", "cost") is not None]
+    if goals is None or not evaluated:
         return None
     header = ["Method", *(_goal_text(goals, value) for value in goals.values)]
     rows: list[list[Cell]] = [
         [method.label, *(_interactions_text(method, goals.what, value, limit) for value in goals.values)]
-        for method in found.methods
+        for method in evaluated
     ]
     return Table(tuple(header), rows)
 
@@ -145,7 +146,7 @@ def _interactions_text(method: MethodResults, what: str, value: float, limit: fl
 def published_table(found: Results) -> Table | None:
     """Our numbers beside the published ones, each with its budget; None if nothing was published."""
     rows: list[list[Cell]] = []
-    told = any(row.success for rows in found.protocol.published.values() for row in rows)
+    told = any(theirs.success for printed in found.protocol.published.values() for theirs in printed)
     for method in found.methods:
         ours: list[Cell] = [
             outcome_estimate(found, method, "return"), outcome_estimate(found, method, "cost"),
@@ -185,11 +186,10 @@ def verdict(found: Results, limit: float) -> list[str]:
         if labels
     ]
     measure = MEASURES.get(found.protocol.measure or "")
-    judged = [] if measure is None else judgements(found, measure)
     return [
         f"{what} within the limit of {limit:g}: {'; '.join(parts)}.",
         *(_sentence(found, method) for method in found.methods),
-        *([] if measure is None or not judged else sentences(judged, measure)),
+        *([] if measure is None else sentences(judgements(found, measure), measure)),
         *caveats(found, all(len(method.runs) >= MIN_SEEDS for method in found.methods)),
     ]
 

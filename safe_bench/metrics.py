@@ -8,9 +8,7 @@ give the same report. (``rliable`` itself does not run with the current releases
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +22,6 @@ MIN_SEEDS = 5
 """With fewer seeds a bootstrap interval would be a pretence: the range of all seeds is shown instead."""
 CONFIDENCE = 0.95
 BOOTSTRAP = "95 % bootstrap interval"
-PAIRED_BOOTSTRAP = "95 % bootstrap interval of paired seeds"
 NO_INTERVAL = "no interval"
 N_RESAMPLES = 10_000
 N_CURVE_RESAMPLES = 1_000
@@ -79,7 +76,8 @@ class Comparison:
 
     Attributes:
         effect: by what factor, or by how much, it is better; the factor 1 or the difference 0 is no difference.
-        improvement: probability that a random seed of the one is better than a random seed of the other.
+        improvement: probability that a random seed of the one is better than a random (if paired, the same) seed of the
+            other.
         neutral: the value of ``effect`` that means no difference.
         n_pairs: number of pairs of seeds.
         enough_seeds: whether the intervals are bootstrap intervals.
@@ -206,13 +204,11 @@ def _interval(samples: FloatArray, n_resamples: int) -> tuple[FloatArray, FloatA
     return *_bootstrap((samples,), interquartile_mean, n_resamples), BOOTSTRAP
 
 
-def _bootstrap(
-    samples: tuple[FloatArray, ...], statistic: Any, n_resamples: int, paired: bool = False
-) -> tuple[FloatArray, FloatArray]:
-    """Ends of the percentile interval of a statistic of samples whose seeds are resampled, independently or paired."""
+def _bootstrap(samples: tuple[FloatArray, ...], statistic: Any, n_resamples: int) -> tuple[FloatArray, FloatArray]:
+    """Ends of the percentile interval of a statistic of samples whose seeds are resampled independently."""
     result = stats.bootstrap(
         samples, statistic, axis=0, n_resamples=n_resamples, confidence_level=CONFIDENCE, method="percentile",
-        vectorized=True, paired=paired, rng=np.random.default_rng(0),
+        vectorized=True, rng=np.random.default_rng(0),
     )  # fmt: skip
     return result.confidence_interval.low, result.confidence_interval.high
 
@@ -221,50 +217,75 @@ def _bootstrap(
 
 
 def compare(
-    values: ArrayLike,
-    others: ArrayLike,
-    *,
-    effect: Literal["factor", "difference"],
-    higher_is_better: bool = True,
-    paired: bool = False,
+    values: ArrayLike, others: ArrayLike, *, effect: Literal["factor", "difference"], higher_is_better: bool = True
 ) -> Comparison:
     """One method against another: effect and probability of improvement, with intervals over seeds.
 
-    The seeds of two methods are resampled independently, or in pairs. With fewer than five seeds of either, the
-    intervals are the ranges over all pairs of seeds.
+    The seeds of two methods are resampled independently. With fewer than five seeds of either, the intervals are the
+    ranges over all pairs of seeds.
 
     Args:
         values: ``[n]``, one value per seed of the one.
         others: ``[m]``, of the other.
         effect: ratio of the interquartile means (values must be positive) or their difference.
         higher_is_better: direction; the effect is turned so that larger is always better for the first method.
-        paired: both are of the same seeds in the same order, and a seed draws something for both (an environment,
-            data): only what belongs to one seed is compared.
 
     Raises:
-        ValueError: if there is no value on one side, or pairs are not complete.
+        ValueError: if there is no value on one side.
     """
     first, second = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if not (len(first) and len(second)):
         raise ValueError(f"a comparison needs seeds on both sides, got {len(first)} and {len(second)}")
-    if paired and len(first) != len(second):
-        raise ValueError(f"paired values must be of the same seeds, got {len(first)} and {len(second)}")
     enough = min(len(first), len(second)) >= MIN_SEEDS
     better, worse = (first, second) if higher_is_better else (second, first)
-    improvement = share_of_better_pairs if paired else probability_of_improvement
     combine = np.divide if effect == "factor" else np.subtract
 
     def gain(a: FloatArray, b: FloatArray, axis: int = 0) -> FloatArray:
         return np.asarray(combine(interquartile_mean(a, axis), interquartile_mean(b, axis)))
 
-    ends, kind = (_bootstrap_ends if enough else _range_ends)(better, worse, (gain, improvement), paired)
+    effect_ends, improvement_ends, kind = (_bootstrap_ends if enough else _range_ends)(better, worse, gain)
     return Comparison(
-        Estimate(float(gain(better, worse)), *ends[0], kind, ()),
-        Estimate(float(improvement(better, worse)), *ends[1], kind, ()),
+        Estimate(float(gain(better, worse)), *effect_ends, kind, ()),
+        Estimate(float(probability_of_improvement(better, worse)), *improvement_ends, kind, ()),
         1.0 if effect == "factor" else 0.0,
-        len(first) if paired else len(first) * len(second),
+        len(first) * len(second),
         enough,
-        paired,
+    )
+
+
+def compare_pairs(
+    values: ArrayLike, others: ArrayLike, *, effect: Literal["factor", "difference"], higher_is_better: bool = True
+) -> Comparison:
+    """`compare`, where a seed draws something for both methods (an environment, data): seed by seed.
+
+    The effect is the interquartile mean of the seeds' differences, or of the logarithms of their ratios; the
+    improvement is the share of the seeds in which the one is better.
+
+    Args:
+        values: ``[n]``, one value per seed of the one.
+        others: ``[n]``, of the other, of the same seeds in the same order.
+        effect: see ``compare``.
+        higher_is_better: see ``compare``.
+
+    Raises:
+        ValueError: if there is no seed, or one side has more.
+    """
+    first, second = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    if not len(first) == len(second) > 0:
+        raise ValueError(f"pairs need the same seeds on both sides, got {len(first)} and {len(second)}")
+    better, worse = (first, second) if higher_is_better else (second, first)
+    is_factor = effect == "factor"
+    gains = np.log(better) - np.log(worse) if is_factor else better - worse
+    wins, undo = (np.sign(gains) + 1) / 2, np.exp if is_factor else np.asarray
+    enough, gain = len(gains) >= MIN_SEEDS, aggregate(gains)
+    low, high = _scalars(_bootstrap((wins,), np.mean, N_RESAMPLES) if enough else (wins.min(), wins.max()))
+    return Comparison(
+        Estimate(float(undo(gain.point)), float(undo(gain.low)), float(undo(gain.high)), gain.kind, ()),
+        Estimate(float(wins.mean()), low, high, gain.kind, ()),
+        1.0 if is_factor else 0.0,
+        len(gains),
+        enough,
+        paired=True,
     )
 
 
@@ -275,30 +296,22 @@ def probability_of_improvement(better: ArrayLike, worse: ArrayLike, axis: int = 
     return np.asarray(stats.mannwhitneyu(first, second, axis=axis, method="asymptotic").statistic) / pairs
 
 
-def share_of_better_pairs(better: ArrayLike, worse: ArrayLike, axis: int = 0) -> FloatArray:
-    """Share of the places in which the first is larger, ties counting half."""
-    return np.asarray((np.sign(np.subtract(better, worse)).mean(axis) + 1) / 2)
-
-
 Ends = tuple[float, float]
 
 
-def _bootstrap_ends(
-    better: FloatArray, worse: FloatArray, statistics: Sequence[Any], paired: bool
-) -> tuple[list[Ends], str]:
-    """Intervals of the statistics, and what they are."""
-    ends = [_scalars(_bootstrap((better, worse), statistic, N_RESAMPLES, paired)) for statistic in statistics]
-    return ends, PAIRED_BOOTSTRAP if paired else BOOTSTRAP
+def _bootstrap_ends(better: FloatArray, worse: FloatArray, gain: Any) -> tuple[Ends, Ends, str]:
+    """Intervals of effect and improvement, and what they are."""
+    effects = _bootstrap((better, worse), gain, N_RESAMPLES)
+    improvements = _bootstrap((better, worse), probability_of_improvement, N_RESAMPLES)
+    return _scalars(effects), _scalars(improvements), BOOTSTRAP
 
 
-def _range_ends(
-    better: FloatArray, worse: FloatArray, statistics: Sequence[Any], paired: bool
-) -> tuple[list[Ends], str]:
-    pairs = list(zip(better, worse, strict=True)) if paired else list(itertools.product(better, worse))
-    values = [[float(of(np.array([a]), np.array([b]))) for a, b in pairs] for of in statistics]
-    what = "seeds" if paired else "pairs of seeds"
-    kind = f"range of {len(pairs)} {what}" if len(pairs) > 1 else f"one pair of seeds, {NO_INTERVAL}"
-    return [(min(part), max(part)) for part in values], kind
+def _range_ends(better: FloatArray, worse: FloatArray, gain: Any) -> tuple[Ends, Ends, str]:
+    pairs = [(np.array([a]), np.array([b])) for a in better for b in worse]
+    effects = np.array([gain(*pair) for pair in pairs])
+    wins = np.array([probability_of_improvement(*pair) for pair in pairs])
+    kind = f"range of {len(pairs)} pairs of seeds" if len(pairs) > 1 else f"one pair of seeds, {NO_INTERVAL}"
+    return _scalars((effects.min(), effects.max())), _scalars((wins.min(), wins.max())), kind
 
 
 def _scalars(ends: tuple[FloatArray, FloatArray]) -> Ends:

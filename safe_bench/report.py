@@ -251,8 +251,7 @@ def _judgement_blocks(title: str, judged: Sequence[Judgement], measure: Measure)
     which = "the same seed" if paired else "a random seed"
     note = (
         f"In brackets: {intervals}. Probability of improvement: that a random seed of the first method is better than "
-        f"{which} of the second."
-        + (" A seed draws the environment and the data that all methods learn from." if paired else "")
+        f"{which} of the second." + (" A seed draws the environment that all methods learn in." if paired else "")
     )
     return [Heading(title), tables.comparison_table(judged, measure), Paragraph(note, "note")]
 

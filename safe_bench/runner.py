@@ -27,6 +27,7 @@ from safe_bench.runs import (
     EVALUATIONS,
     OFFLINE,
     SAFETY_DATA,
+    START,
     RunFolder,
     provenance,
     read_json,
@@ -125,11 +126,11 @@ class _Execution:
 
     def _origin(self) -> dict[str, Any]:
         """Which run the controller comes from, if it was trained (that may have had any preset), and the weights."""
-        controller, start, found = self.method.controller, self.method.start, {}
+        controller, file, found = self.method.controller, self.folder.path / START, {}
         if controller is not None and "/" in controller:
             found["controller"] = provenance_of(controller, self.job.out)
-        if start is not None:
-            found["start"] = provenance_of(start, self.job.out, self.job.seed)
+        if file.is_file():
+            found["start"] = read_json(file)
         return found
 
     # ------------------------------------------------------------------ start, resume
@@ -140,6 +141,7 @@ class _Execution:
         model = make_model(self.method, env, self.job.seed, self.controller)
         if self.method.start is not None:
             model.start_from(trained_model(self.method.start, self.job.out, self.job.seed, self.job.preset))
+            write_json(self.folder.path / START, provenance_of(self.method.start, self.job.out, self.job.seed))
         self.rows, self.evaluations, self.diagnostics = [], [], []
         self._write_stages([])
         if self.method.offline and self.budget.offline_transitions:

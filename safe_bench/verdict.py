@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -84,26 +83,28 @@ def judge(subject: MethodResults, other: MethodResults, measure: Measure) -> Jud
     """Hold one method against another; seed by seed where a seed draws the environment that both learn in.
 
     Raises:
-        ValueError: if one of them has no episode to be measured.
+        ValueError: if there is nothing to compare.
     """
-    values, others = _known(subject, measure), _known(other, measure)
-    shared = [seed for seed in values if seed in others]
-    if paired := bool(subject.config["budget"].get("transfer") and shared):
-        values, others = ({seed: part[seed] for seed in shared} for part in (values, others))
-    comparison = metrics.compare(
-        list(values.values()),
-        list(others.values()),
-        effect=measure.effect,
-        higher_is_better=measure.higher_is_better,
-        paired=paired,
-    )
+    compare = metrics.compare_pairs if _is_paired(subject) else metrics.compare
+    values, others = _values(subject, other, measure)
+    comparison = compare(values, others, effect=measure.effect, higher_is_better=measure.higher_is_better)
     return Judgement(subject, other, comparison)
 
 
-def _known(method: MethodResults, measure: Measure) -> dict[int, float]:
-    """The measure by seed, where there is one."""
-    values = zip(method.seeds, method.per_seed(measure.of), strict=True)
-    return {seed: value for seed, value in values if not math.isnan(value)}
+def _is_paired(method: MethodResults) -> bool:
+    return "transfer" in method.config["budget"]
+
+
+def _values(subject: MethodResults, other: MethodResults, measure: Measure) -> tuple[list[float], list[float]]:
+    """What is compared: all that is known of the two, or where they are paired what both have."""
+    values, others = (
+        {seed: value for seed, value in zip(method.seeds, method.per_seed(measure.of), strict=True) if value == value}
+        for method in (subject, other)
+    )
+    if _is_paired(subject):
+        values = {seed: value for seed, value in values.items() if seed in others}
+        others = {seed: others[seed] for seed in values}
+    return list(values.values()), list(others.values())
 
 
 def subject_of(found: Results) -> MethodResults | None:
@@ -126,7 +127,7 @@ def _judge_all(pairs: Iterable[tuple[MethodResults | None, MethodResults]], meas
     return [
         judge(subject, other, measure)
         for subject, other in pairs
-        if subject is not None and _known(subject, measure) and _known(other, measure)
+        if subject is not None and all(_values(subject, other, measure))
     ]
 
 
@@ -148,7 +149,9 @@ def verdict(found: Results) -> list[str]:
 
 
 def sentences(judged: list[Judgement], measure: Measure) -> list[str]:
-    """Judgements of one subject in words, the headline first."""
+    """Judgements of one subject in words, the headline first; none without any."""
+    if not judged:
+        return []
     return [_headline(judged, measure), _own_value(judged[0].subject, measure), *_extremes(judged, measure)]
 
 
@@ -160,7 +163,8 @@ def _headline(judged: list[Judgement], measure: Measure) -> str:
     }
     if len(names["better"]) == n:
         against = f"than {names['better'][0]}" if n == 1 else f"than each of the {n} other methods that were run"
-        few = "" if all(j.comparison.enough_seeds for j in judged) else ", in every pair of seeds that were run"
+        what = "seed that was" if judged[0].comparison.paired else "pair of seeds that were"
+        few = "" if all(j.comparison.enough_seeds for j in judged) else f", in every {what} run"
         return f"{label} has a {measure.better} {measure.name} {against}{few}."
     parts = [f"{measure.better} than {len(names['better']) or 'none'} of {n} other methods"]
     if names["unresolved"]:

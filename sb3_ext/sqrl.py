@@ -67,6 +67,7 @@ class SQRL(SACLag):
     """
 
     transient: ClassVar[tuple[str, ...]] = (*SACLag.transient, "safety_buffer", "_safety_env")
+    gradient_multiplier: ClassVar[dict[str, float]] = {"value": float(np.e), "learning_rate": 3e-4}
     relabel = False  # the mask is part of the policy: SAC learns from what was executed
 
     def __init__(
@@ -99,8 +100,6 @@ class SQRL(SACLag):
         self.phase: Literal["online", "pretrain", "finetune"] = "online"
         self.safety_steps = self.safety_violations = self._next_collection = 0
         self._mask_start = 0.0
-        if kwargs.get("multiplier", "gradient") == "gradient":
-            kwargs.setdefault("multiplier_kwargs", {"value": float(np.e), "learning_rate": 3e-4})
         kwargs.setdefault("gamma_risk", 0.7 if kwargs.get("cost_limit") is None else None)
         kwargs["risk_kwargs"] = {"tau": 0.005, **(kwargs.get("risk_kwargs") or {})}
         super().__init__(policy, env, learning_rate, **kwargs)

@@ -52,7 +52,6 @@ def _protocol(
         claim=claim,
         subject="mesa",
         measure="violations",
-        compare_returns=True,
         methods=methods,
         presets={key: placed(budget) for key, budget in presets.items()},
         default_methods=tuple(key for key, method in methods.items() if method.group == "comparison"),
@@ -107,11 +106,12 @@ def _disabled(name: str, title: str, claim: str, env_id: str, family: str, tasks
     The thesis does not print how often networks are updated: here after every fourth step.
     """
     methods = _methods(0.8, eps_risk, learning_starts=1_000, buffer_size=1_000_000, train_freq=4)
-    return _protocol(name, title, claim, env_id, methods, {
+    presets = {
         "quick": _runner_budget(family, tasks, 5_000, 100, 5_000, 100, 3, 2, 1),
         "short": _runner_budget(family, tasks, 100_000, 5_000, 40_000, 10_000, 150, 20, 3),
         "paper": _runner_budget(family, tasks, 400_000, 15_000, 40_000, 10_000, 500, 20, 5),
-    })  # fmt: skip
+    }
+    return replace(_protocol(name, title, claim, env_id, methods, presets), compare_returns=True)
 
 
 def _runner_budget(
@@ -134,7 +134,7 @@ def _test_size() -> Protocol:
         f"mesa-{n}": replace(mesa, label=f"MESA, 1/{n} of the data", adaptation_share=1 / n) for n in (2, 4, 8, 16)
     }
     methods = {"mesa": mesa, **parts}
-    return replace(full, methods=methods, default_methods=tuple(methods))
+    return replace(full, methods=methods, default_methods=tuple(methods), compare_returns=False)
 
 
 def _partial_failure() -> Protocol:

@@ -65,11 +65,10 @@ def _protocol(robot: str, obstacles: str, claim: str, methods: dict[str, Method]
 
 
 def _published(scratch: tuple[float, float], zero_shot: tuple[float, float]) -> dict[str, tuple[Published, ...]]:
-    rows = (("constrained", "from scratch", scratch, None), ("transfer", "zero-shot", zero_shot, 0))
-    return {
-        method: (Published(f"table 1, {when}", steps, (mean_return, None), (cost, None)),)
-        for method, when, (mean_return, cost), steps in rows
-    }
+    def figures(numbers: tuple[float, float], when: str, steps: int | None = None) -> tuple[Published]:
+        return (Published(f"table 1, {when}", steps, (numbers[0], None), (numbers[1], None)),)
+
+    return {"constrained": figures(scratch, "from scratch"), "transfer": figures(zero_shot, "zero-shot", 0)}
 
 
 def _of_robot(robot: str) -> tuple[Protocol, ...]:

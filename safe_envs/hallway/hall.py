@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -65,10 +65,7 @@ class Hall:
         if isinstance(self.n_obstacles, bool) or not isinstance(self.n_obstacles, int) or self.n_obstacles < 0:
             raise ValueError(f"n_obstacles must be an integer >= 0, got {self.n_obstacles!r}")
         for field in fields(self):
-            value, size = getattr(self, field.name), np.shape(getattr(Hall, field.name))
-            if np.shape(value) != size or not np.isfinite(value).all():
-                expected = f"{size[0]} finite numbers" if size else "a finite number"
-                raise ValueError(f"{field.name} must be {expected}, got {value!r}")
+            _check_numbers(field.name, getattr(self, field.name), np.shape(getattr(Hall, field.name)))
         for name in ("length", "width", "margin", "reward_per_metre", "wall_size", "pole_size"):
             if not np.all(np.greater(getattr(self, name), 0.0)):
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")
@@ -152,6 +149,16 @@ class Hall:
 
     def _offset(self, kind: ObstacleKind) -> float:
         return self.wall_offset if kind == "walls" else self.pole_offset
+
+
+def _check_numbers(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    try:
+        fits = np.shape(value) == shape and bool(np.isfinite(value).all())
+    except (TypeError, ValueError):  # no numbers, or ragged ones
+        fits = False
+    if not fits:
+        expected = f"{shape[0]} finite numbers" if shape else "a finite number"
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def check_kind(kind: str) -> ObstacleKind:

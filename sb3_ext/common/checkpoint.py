@@ -44,9 +44,8 @@ def readable(path: Any, what: str) -> Iterator[None]:
     ) as error:  # fmt: skip
         if "spaces do not match" in str(error):  # the file is fine, the environment is another one
             raise
-        raise ValueError(
-            f"{path} cannot be read as {what}: {error} (expected a complete file that sb3_ext wrote as {what})"
-        ) from error
+        expected = "" if type(error) is ValueError else f" (expected a complete file that sb3_ext wrote as {what})"
+        raise ValueError(f"{path} cannot be read as {what}: {error}{expected}") from error
 
 
 def plain_data(path: Any) -> dict[str, Any]:
@@ -219,5 +218,5 @@ def _restore_random_state(model: Any, state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     model.action_space.np_random.bit_generator.state = state["action_space"]
     model.action_noise = state["action_noise"]
-    if state["exploration"] is not None:
+    if state.get("exploration") is not None:
         model._exploration = state["exploration"]

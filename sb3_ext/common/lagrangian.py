@@ -55,19 +55,22 @@ class LagrangianOnPolicy(CostOnPolicy):
         **kwargs: Any,
     ) -> None:
         self.multiplier_name = self.default_multiplier if multiplier is None else multiplier
-        defaults = {"value": 0.0, "space": "linear"} if self.multiplier_name == "gradient" else {}
-        self.multiplier_kwargs: dict[str, Any] = defaults | (multiplier_kwargs or {})
-        make_multiplier(self.multiplier_name, self.multiplier_kwargs)  # fail early, before environments are made
+        self.multiplier_kwargs = dict(multiplier_kwargs or {})
+        self._make_multiplier(n_steps=1)  # fail early, before environments are made
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_safety(self) -> None:
         super()._setup_safety()
-        if self.multiplier_name == "gradient":
-            steps = self.n_steps * self.n_envs
-            self.multiplier_kwargs.setdefault("learning_rate", LEARNING_RATE * steps / LEARNING_RATE_STEPS)
         self.multipliers = nn.ModuleDict()
         for name in self.cost_limits:
-            self.multipliers[name] = make_multiplier(self.multiplier_name, self.multiplier_kwargs)
+            self.multipliers[name] = self._make_multiplier(self.n_steps * self.n_envs)
+
+    def _make_multiplier(self, n_steps: int) -> Multiplier:
+        """A new multiplier for rollouts of so many steps."""
+        rate = LEARNING_RATE * n_steps / LEARNING_RATE_STEPS
+        return make_multiplier(
+            self.multiplier_name, self.multiplier_kwargs, value=0.0, space="linear", learning_rate=rate
+        )
 
     def train(self) -> None:
         """Learn the costs, move the multipliers, then let the base learn from the priced advantages."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch as th
@@ -78,7 +77,7 @@ class GradientMultiplier(Multiplier):
         if value > max_value:
             raise ValueError(f"a multiplier must not start above max_value={max_value}, got {value}")
         self.space, self.learning_rate = space, learning_rate
-        self.register_buffer("is_log", th.tensor(space == "log"))
+        self._kind: dict[str, str] = {"space": space, "optimizer": optimizer}
         self._bounds = (None, math.log(max_value)) if space == "log" else (0.0, max_value)
         start = math.log(value) if space == "log" else value
         self.raw = nn.Parameter(th.tensor(start, dtype=th.float64))
@@ -100,19 +99,20 @@ class GradientMultiplier(Multiplier):
         with th.no_grad():
             self.raw.clamp_(*self._bounds)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """PyTorch's.
+    def get_extra_state(self) -> dict[str, str]:
+        """What the numbers of the state mean."""
+        return self._kind
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        """Compare what they mean.
 
         Raises:
-            ValueError: if the state was learned in the other ``space``: its number would mean another multiplier.
+            ValueError: if the state is of another ``space`` or ``optimizer``.
         """
-        saved = state_dict.get("is_log")
-        if saved is not None and bool(saved) != (self.space == "log"):
+        if state != self._kind:
             raise ValueError(
-                f"the saved multiplier was learned with space={'log' if saved else 'linear'!r}, this one has "
-                f"{self.space!r}: pass multiplier_kwargs={{'space': {'log' if saved else 'linear'!r}}}"
+                f"the saved multiplier has {state}, this one {self._kind}: add {state} to multiplier_kwargs"
             )
-        return super().load_state_dict(state_dict, *args, **kwargs)
 
 
 class PIDMultiplier(Multiplier):
@@ -208,8 +208,13 @@ MULTIPLIERS: dict[str, type[Multiplier]] = {
 }
 
 
-def make_multiplier(name: str, kwargs: dict[str, Any]) -> Multiplier:
+def make_multiplier(name: str, kwargs: dict[str, Any], **gradient: Any) -> Multiplier:
     """The multiplier of that name.
+
+    Args:
+        name: in ``MULTIPLIERS``.
+        kwargs: its arguments.
+        **gradient: arguments of ``"gradient"`` where ``kwargs`` do not say otherwise.
 
     Raises:
         ValueError: for an unknown name or arguments that it does not take.
@@ -217,6 +222,6 @@ def make_multiplier(name: str, kwargs: dict[str, Any]) -> Multiplier:
     if name not in MULTIPLIERS:
         raise ValueError(f"multiplier must be one of {sorted(MULTIPLIERS)}, got {name!r}")
     try:
-        return MULTIPLIERS[name](**kwargs)
+        return MULTIPLIERS[name](**(gradient | kwargs if name == "gradient" else kwargs))
     except TypeError as error:
         raise ValueError(f"multiplier_kwargs do not fit multiplier={name!r}: {error}") from error

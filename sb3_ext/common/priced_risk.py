@@ -27,6 +27,8 @@ class PricedRiskSAC(RiskSAC):
     """
 
     parts: ClassVar[tuple[str, ...]] = (*RiskSAC.parts, "multiplier")
+    gradient_multiplier: ClassVar[dict[str, float]] = {}
+    """Arguments of a ``"gradient"`` multiplier where ``multiplier_kwargs`` do not say otherwise."""
 
     def __init__(
         self,
@@ -48,7 +50,9 @@ class PricedRiskSAC(RiskSAC):
 
     def _setup_safety(self) -> None:
         super()._setup_safety()
-        self.multiplier: Multiplier = make_multiplier(self.multiplier_name, self.multiplier_kwargs)
+        self.multiplier: Multiplier = make_multiplier(
+            self.multiplier_name, self.multiplier_kwargs, **self.gradient_multiplier
+        )
 
     def _risk_of(self, obs: Any, actions: th.Tensor) -> th.Tensor:
         """Risk ``[B, 1]``, differentiable in the actions; remembers by how much it exceeds the limit."""

@@ -136,8 +136,11 @@ class SafeAlgorithm(BaseAlgorithm):
         """SB3's ``load``; ``SafeSAC`` and ``SafeTD3`` also read SB3's own SAC and TD3.
 
         Raises:
-            ValueError: if the file is truncated, no SB3 model, or a model of another class.
+            ValueError: if the file is truncated, no SB3 model, or a model of another class; if a keyword argument names
+                one of the model's parts, which come from the file.
         """
+        if parts := sorted(set(kwargs) & set(cls.parts)):
+            raise ValueError(f"load cannot exchange {parts}, which the file holds: make a new {cls.__name__}")
         with checkpoint.readable(path, cls.__name__):
             checkpoint.check_holds(path, cls)
             return super().load(path, env, *args, **kwargs)

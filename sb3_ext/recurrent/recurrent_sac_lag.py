@@ -123,12 +123,15 @@ class RecurrentSACLag(RecurrentOffPolicy):
         self.gamma_risk, self.max_grad_norm = check_probability("gamma_risk", gamma_risk), max_grad_norm
         self.ent_coef, self.target_entropy = ent_coef, target_entropy
         self.horizon, self.burn_in, self.use_feedback = horizon, burn_in, use_feedback
-        learned = {"learning_rate": LEARNING_RATE, "space": "linear"} if multiplier == "gradient" else {}
-        self.multiplier_name, self.multiplier_kwargs = multiplier, learned | (multiplier_kwargs or {})
+        self.multiplier_name, self.multiplier_kwargs = multiplier, dict(multiplier_kwargs or {})
         _check_unsupported(kwargs)
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        self._check_arguments()  # fail early, before environments are made
+        # Fail early, before environments are made.
+        self._check_limits()
+        make_multiplier(multiplier, self.multiplier_kwargs)
+        _initial_temperature(ent_coef)
+        _target_entropy(target_entropy, n_actions=0)
         super().__init__(
             policy, env, learning_rate, buffer_size, learning_starts, batch_size, tau, gamma, train_freq,
             gradient_steps, replay_buffer_class=SequenceReplayBuffer, sde_support=False, support_multi_env=True,
@@ -137,16 +140,13 @@ class RecurrentSACLag(RecurrentOffPolicy):
         if _init_setup_model:
             self._setup_model()
 
-    def _check_arguments(self) -> None:
+    def _check_limits(self) -> None:
         if not self._limit >= 0.0:
             raise ValueError(f"cost_limit must be >= 0 or None, got {self.cost_limit}")
         if self.gamma_risk == 1.0:
             raise ValueError("gamma_risk must be below 1: the limit is on (1 - gamma_risk) * Qc")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0.0:
             raise ValueError(f"max_grad_norm must be > 0 or None, got {self.max_grad_norm}")
-        make_multiplier(self.multiplier_name, self.multiplier_kwargs)
-        _initial_temperature(self.ent_coef)
-        _target_entropy(self.target_entropy, 0)
 
     # ------------------------------------------------------------------ set-up
 
@@ -167,8 +167,10 @@ class RecurrentSACLag(RecurrentOffPolicy):
         self._build_parts(self.missing_cost)
 
     def _setup_safety(self) -> None:
-        self._check_arguments()  # load may have brought others
-        self.multiplier: Multiplier = make_multiplier(self.multiplier_name, self.multiplier_kwargs)
+        self._check_limits()  # load may have brought others
+        self.multiplier: Multiplier = make_multiplier(
+            self.multiplier_name, self.multiplier_kwargs, learning_rate=LEARNING_RATE, space="linear"
+        )
         self.temperature: Temperature | None = None
         if isinstance(self.ent_coef, str):
             target = _target_entropy(self.target_entropy, self.policy.actor.n_actions)
@@ -192,7 +194,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
         """
         try:
             super().set_parameters(load_path_or_dict, exact_match, device)
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError) as error:  # the latter for a part that this model has not got
             raise ValueError(
                 f"the parameters are of another architecture than this model's: policy_kwargs={self.policy_kwargs}, "
                 f"use_feedback={self.use_feedback}, multiplier={self.multiplier_name!r}, ent_coef={self.ent_coef!r}; "

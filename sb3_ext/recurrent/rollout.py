@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,7 +75,12 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         """
         with readable(path, type(self).__name__):
             check_holds(path, type(self))
+        before: Any = copy.deepcopy(self.get_parameters())
+        try:
             self.set_parameters(path, device=self.device)
+        except ValueError:
+            self.set_parameters(before, device=self.device)  # what fitted was already taken over
+            raise
         self._starts_trained = True
 
     def reset_replay(self, n_streams: int | None = None) -> None:
@@ -84,11 +91,15 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         """
         assert self.replay_buffer_class is not None
         n_streams = self.n_envs if n_streams is None else n_streams
-        size = self.replay_buffer.buffer_size  # what memory was found for
-        self.replay_buffer = self.replay_buffer_class(
-            size, self.observation_space, self.action_space, self.device, n_streams,
-            **self.replay_buffer_kwargs,
-        )  # type: ignore[assignment]  # fmt: skip
+        told = self.replay_buffer.buffer_size < self.buffer_size  # that memory is short
+        self.replay_buffer.reset()  # its memory is free for the new one
+        with warnings.catch_warnings():
+            if told:
+                warnings.simplefilter("ignore", UserWarning)
+            self.replay_buffer = self.replay_buffer_class(
+                self.buffer_size, self.observation_space, self.action_space, self.device, n_streams,
+                **self.replay_buffer_kwargs,
+            )  # type: ignore[assignment]  # fmt: skip
 
     def set_env(self, env: Any, force_reset: bool = True, reset_replay: bool = False) -> None:
         """Go on in another environment with the same spaces, with the multiplier as it is.

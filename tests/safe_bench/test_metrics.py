@@ -118,22 +118,29 @@ class TestCompare:
     def test_pairs_of_seeds_leave_out_what_the_seeds_have_in_common(self):
         hard, easy = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.array([1.1, 2.2, 4.4, 8.8, 17.6])
         assert metrics.compare(easy, hard, effect="factor").outcome == "unresolved"
-        paired = metrics.compare(easy, hard, effect="factor", paired=True)
+        paired = metrics.compare_pairs(easy, hard, effect="factor")
         assert (paired.effect.low, paired.effect.high) == pytest.approx((1.1, 1.1))
         assert (paired.outcome, paired.improvement.point, paired.n_pairs) == ("better", 1.0, 5)
-        assert paired.effect.kind == metrics.PAIRED_BOOTSTRAP
-        reverse = metrics.compare(easy, hard[::-1], effect="factor", paired=True)
+        reverse = metrics.compare_pairs(easy, hard[::-1], effect="factor")
         assert reverse.outcome == "unresolved"
         assert reverse.improvement.point == pytest.approx(3 / 5)
+        assert reverse.improvement.low < 3 / 5 < reverse.improvement.high
+
+    def test_a_seed_is_compared_with_itself_before_extremes_are_trimmed(self):
+        found = metrics.compare_pairs([1, 2, 3, 4, 100], [100, 1, 2, 3, 4], effect="difference")
+        assert found.effect.point == 1.0  # of -99, 1, 1, 1, 96
+        lower = metrics.compare_pairs([1, 2, 3, 4, 100], [100, 1, 2, 3, 4], effect="difference", higher_is_better=False)
+        assert lower.effect.point == -1.0
 
     def test_few_pairs_of_seeds_give_their_range(self):
-        found = metrics.compare([1.0, 5.0], [1.0, 4.0], effect="difference", paired=True)
+        found = metrics.compare_pairs([1.0, 5.0], [1.0, 4.0], effect="difference")
         assert (found.effect.low, found.effect.high, found.effect.kind) == (0.0, 1.0, "range of 2 seeds")
-        assert found.improvement.point == 0.75
+        assert (found.improvement.point, found.improvement.low, found.improvement.high) == (0.75, 0.5, 1.0)
 
     def test_incomplete_pairs(self):
-        with pytest.raises(ValueError, match="same seeds, got 2 and 1"):
-            metrics.compare([1.0, 2.0], [1.0], effect="factor", paired=True)
+        for values in ([1.0, 2.0], []):
+            with pytest.raises(ValueError, match=f"same seeds on both sides, got {len(values)} and"):
+                metrics.compare_pairs(values, values[1:], effect="factor")
 
     def test_nothing_to_compare(self):
         with pytest.raises(ValueError, match="seeds on both sides"):

@@ -221,14 +221,24 @@ class TestVerdict:
     def test_where_a_seed_draws_the_environment_only_equal_seeds_are_compared(self, tmp_path):
         violations = [0, 2, 5, 7, 9]
         outcomes = {"mesa": [(0, v) for v in violations], "multi-task": [(0, 2 * v + 1) for v in violations] + [(0, 0)]}
-        found = self.found(tmp_path, outcomes, "mesa/navigation1")
+        found = self.found(tmp_path, outcomes, "mesa/halfcheetah-disabled")
         text = verdict(found)
         assert text[0].endswith("smaller violation count (plus 1) than Multi-Task.")
-        assert "that of Multi-Task is 2 times it ([2, 2], 95 % bootstrap interval of paired seeds)" in text[2]
+        assert "that of Multi-Task is 2 times it ([2, 2], 95 % bootstrap interval)" in text[2]
         assert text[3] == "MESA, final return: higher than none of 1 other methods; not resolved against Multi-Task."
-        report = (write_report(tmp_path, "mesa/navigation1") / "report.md").read_text()
+        report = (write_report(tmp_path, "mesa/halfcheetah-disabled") / "report.md").read_text()
         assert "## Against the other methods: final return" in report
         assert "better than the same seed of the second" in report
+
+    def test_seeds_of_different_worlds_are_not_compared(self, tmp_path):
+        for seed, (method, violations) in enumerate([("mesa", 0), ("multi-task", 9)]):
+            add_run(tmp_path, "mesa/navigation1", method, seed, 0, violations)
+        assert verdict(Results.read(tmp_path, "mesa/navigation1"))[0] == (
+            "No verdict: there is nothing to compare MESA with."
+        )
+        add_run(tmp_path, "mesa/navigation1", "mesa", 1, 0, 1)
+        found = Results.read(tmp_path, "mesa/navigation1")
+        assert verdict(found)[0].endswith("than Multi-Task, in every seed that was run.")
 
 
 class TestStages:

@@ -45,11 +45,14 @@ def test_a_transfer_needs_the_model_of_the_walls(tmp_path):
     folder = tmp_path / WALLS / "constrained" / "seed-0"
     folder.mkdir(parents=True)
     (folder / "model.zip").touch()
-    config = run_config(PROTOCOLS[WALLS], "tiny", "constrained", 0)
+    with pytest.raises(RunError, match="is missing"):  # that run is not finished
+        run(tmp_path, POLES, "transfer")
     (folder / "summary.json").touch()
-    for changed in ({"preset": "quick"}, {"definition": config["definition"] | {"n_envs": 3}}):
-        (folder / "config.json").write_text(json.dumps(config | changed))
-        with pytest.raises(RunError, match=rf"other settings.*{next(iter(changed))}.*constrained --seeds 0.*trains it"):
+    tiny, quick = (run_config(PROTOCOLS[WALLS], preset, "constrained", 0) for preset in ("tiny", "quick"))
+    tiny["definition"]["n_envs"] = 3
+    for config, message in ((quick, "is of preset quick"), (tiny, "has other settings .definition.n_envs: there 3")):
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(RunError, match=rf"{message}.*--preset tiny.* trains it elsewhere"):
             run(tmp_path, POLES, "transfer")
 
 

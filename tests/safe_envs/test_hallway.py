@@ -9,6 +9,8 @@ import pytest
 from env_ids import HALLWAY_IDS, needs_mujoco
 
 import safe_envs
+from safe_envs.hallway.drivers import _straightest
+from safe_envs.hallway.humanoids import LIMP, STIFFNESS
 from safe_wrappers.info import COST, SIMULATION_ERROR, SUCCESS, VIOLATION
 
 pytestmark = needs_mujoco
@@ -283,6 +285,13 @@ def test_the_two_drivers(kind, range_of_costs):
     assert sum(info[SUCCESS] for _, _, info in harmless) >= 2 and np.mean([r for _, r, _ in harmless]) >= 750.0
 
 
+def test_the_way_is_the_straightest_of_all():
+    gaps = [[(-1.0, -0.5), (0.6, 1.0)], [(-1.0, 1.0)], [(0.9, 1.0)]]
+    assert _straightest(0.0, gaps) == (0.6, 1.0)  # although the other gap is nearer
+    assert _straightest(0.0, gaps[:2]) == (-1.0, -0.5)
+    assert _straightest(0.0, [[(-0.05, 0.05), (0.3, 1.0)]]) == (0.3, 1.0)  # too tight
+
+
 # ---------------------------------------------------------------------- humanoids
 
 
@@ -328,10 +337,17 @@ def test_a_welded_humanoid_that_the_robot_touches_falls_until_the_episode_ends(r
     assert cost == 1.0 and heights[0] < 0.4 and heights[1] > 0.7
     off = np.abs(env.data.xpos[first, :2] - env.obstacles.places[0, :2])
     assert (off < env.obstacles.reach[0]).all()  # the box in which contacts are looked for
+    limp, springs = env.obstacles._springs
+    stiffness = env.model.jnt_stiffness
+    assert (stiffness[limp] == LIMP).all() and (stiffness[springs] == STIFFNESS).all()
+    twin = copy.deepcopy(env)
+    for each in (env, twin):
+        each.step(stay(each))
+    assert np.array_equal(env.data.qpos, twin.data.qpos)
     env.reset(seed=1)
     for _ in range(10):
         env.step(stay(env))
-    assert (env.data.xpos[roots, 2] > 0.7).all()
+    assert (env.data.xpos[roots, 2] > 0.7).all() and (stiffness[limp] == STIFFNESS).all()
 
 
 def test_exploding_physics_keep_the_humanoids_where_they_were():
@@ -364,6 +380,8 @@ def test_exploding_physics_keep_the_humanoids_where_they_were():
         ({"hall": {"jitter": (-0.1, 0.0)}}, "jitter must be >= 0"),
         ({"hall": {"jitter": (float("nan"), 0.0)}}, "jitter must be 2 finite numbers"),
         ({"hall": {"wall_size": (1.0, 0.1)}}, r"wall_size must be 3 finite numbers, got \(1.0, 0.1\)"),
+        ({"hall": {"length": None}}, "length must be a finite number, got None"),
+        ({"hall": {"jitter": ((1, 2), 3)}}, "jitter must be 2 finite numbers"),
         ({"camera": (20, 20)}, r"camera must be a safe_envs.Camera or None, got \(20, 20\)"),
         ({"hall": {"jitter": (0.1, 1.5)}}, "walls reach 2.50 m from the middle"),
         ({"hall": {"start_y": (1.9, 1.9)}}, "start_y must leave the robot"),

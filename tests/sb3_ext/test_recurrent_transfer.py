@@ -1,14 +1,19 @@
 """What goes on elsewhere: trained weights in a new model or environment, and what does not fit."""
 
+import copy
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from corridors import differing, tensors
 from recurrent_toys import Camera, Counter, tiny, vec
 from stable_baselines3.common.vec_env import VecNormalize
 
 from safe_wrappers.feedback import PreviousFeedback
-from sb3_ext import PPOLag, SACLag, learn_distributed
+from sb3_ext import SQRL, PPOLag, SACLag, learn_distributed
+from sb3_ext.recurrent import sequence_buffer
 from sb3_ext.recurrent.networks import masked_mean
 from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
 
@@ -63,16 +68,42 @@ def test_a_limit_may_be_lifted_or_set_when_a_model_is_loaded(trained, tmp_path):
         RecurrentSACLag.load(trained[0], env=vec(), cost_limit=-1.0)
 
 
-def test_a_multiplier_keeps_its_meaning_and_the_rate_of_the_new_model(trained):
-    with pytest.raises(ValueError, match=r"pass multiplier_kwargs=\{'space': 'linear'\}"):
-        tiny(multiplier_kwargs={"space": "log"}).start_from(trained[0])
-    with pytest.raises(ValueError, match="learned with space='linear', this one has 'log'"):
-        RecurrentSACLag.load(trained[0], env=vec(), multiplier_kwargs={"space": "log"})
-    started = tiny(multiplier_kwargs={"space": "linear", "learning_rate": 0.25})
+@pytest.mark.parametrize("other", [{"space": "log"}, {"optimizer": "sgd"}])
+def test_a_multiplier_keeps_its_meaning(trained, other):
+    model = tiny(multiplier_kwargs=other)
+    before = copy.deepcopy(model.get_parameters())
+    message = r"has {'space': 'linear', 'optimizer': 'adam'}, this one .*: add .* to multiplier_kwargs"
+    with pytest.raises(ValueError, match=message):
+        model.start_from(trained[0])
+    assert differing(tensors(before), tensors(model.get_parameters())) == [] and not model.has_learned
+    with pytest.raises(ValueError, match=message):
+        RecurrentSACLag.load(trained[0], env=vec(), multiplier_kwargs=other)
+
+
+def test_a_multiplier_goes_on_at_the_rate_of_the_new_model(trained):
+    started = tiny(multiplier_kwargs={"learning_rate": 0.25})
     started.start_from(trained[0])
-    before = started.multiplier.value
-    started.multiplier.update(1.0)
-    assert 0.1 < started.multiplier.value - before < 0.4
+    for model in (started, RecurrentSACLag.load(trained[0], env=vec(), multiplier_kwargs={"learning_rate": 0.25})):
+        before = model.multiplier.value
+        model.multiplier.update(1.0)
+        assert 0.1 < model.multiplier.value - before < 0.4
+    unchanged = RecurrentSACLag.load(trained[0], env=vec())
+    assert unchanged.multiplier.learning_rate == 3e-4
+    with pytest.raises(ValueError, match=r"load cannot exchange \['multiplier'\], which the file holds"):
+        RecurrentSACLag.load(trained[0], env=vec(), multiplier="pid")
+
+
+def test_other_classes_keep_their_rates_too(tmp_path):
+    for cls, rate in ((PPOLag, 0.1 * 64 / 20_000), (SQRL, 3e-4)):
+        sizes = {"n_steps": 64} if cls is PPOLag else {"gamma_risk": 0.7}
+        env = gym.make("safe_envs:safe/Navigation1-v0")
+        cls("MlpPolicy", env, **sizes).save(tmp_path / "model.zip")
+        loaded = cls.load(tmp_path / "model.zip", env=env)
+        multiplier = loaded.multipliers["cost"] if cls is PPOLag else loaded.multiplier
+        assert multiplier.learning_rate == pytest.approx(rate)
+        faster = cls.load(tmp_path / "model.zip", env=env, multiplier_kwargs={"learning_rate": 0.5})
+        multiplier = faster.multipliers["cost"] if cls is PPOLag else faster.multiplier
+        assert multiplier.learning_rate == 0.5
 
 
 def test_what_does_not_fit_is_named(trained, tmp_path):
@@ -81,6 +112,25 @@ def test_what_does_not_fit_is_named(trained, tmp_path):
         tiny().start_from(tmp_path / "other.zip")
     with pytest.raises(ValueError, match="use_feedback=False"):
         tiny(vec(feedback=False), use_feedback=False).start_from(trained[0])
+    with pytest.raises(ValueError, match="temperature"):
+        tiny(ent_coef="auto").start_from(trained[0])
+
+
+def test_a_replay_that_memory_has_cut_short_can_be_had_anew(monkeypatch):
+    model, held = None, 400_000
+
+    def free():
+        return held - (0 if model is None else sum(c.nbytes for c in model.replay_buffer._rows.chunks))
+
+    monkeypatch.setattr(sequence_buffer, "available_memory", free)
+    with pytest.warns(UserWarning, match="the replay buffer will hold"):
+        model = tiny(buffer_size=10_000)
+    first = model.replay_buffer.capacity
+    model.learn(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it was told once
+        model.reset_replay()
+    assert model.replay_buffer.capacity == first
 
 
 def test_each_seed_explores_in_its_own_way(trained):
