@@ -104,8 +104,10 @@ def trained_model(name: str, out: str | Path, seed: int, preset: str | None = No
     file, chosen = folder.path / "model.zip", f" --preset {preset}" if preset else ""
     command = f"`safe-bench run {protocol}{chosen} --methods {method} --seeds {seed} --out {out}` trains it"
     what = f"{file}, which this method starts from,"
-    if not (folder.finished and file.is_file()):
+    if not folder.finished:
         raise RunError(f"{what} is missing: {command}")
+    if not file.is_file():
+        raise RunError(f"{what} was not kept: remove {folder.path}, then {command}")
     if preset is not None:
         found, wanted = read_json(folder.path / "config.json"), run_config(get_protocol(protocol), preset, method, seed)
         if found["preset"] != preset:

@@ -48,6 +48,10 @@ def test_a_transfer_needs_the_model_of_the_walls(tmp_path):
     with pytest.raises(RunError, match="is missing"):  # that run is not finished
         run(tmp_path, POLES, "transfer")
     (folder / "summary.json").touch()
+    (folder / "model.zip").unlink()
+    with pytest.raises(RunError, match=r"was not kept: remove .*seed-0, then"):
+        run(tmp_path, POLES, "transfer")
+    (folder / "model.zip").touch()
     tiny, quick = (run_config(PROTOCOLS[WALLS], preset, "constrained", 0) for preset in ("tiny", "quick"))
     tiny["definition"]["n_envs"] = 3
     for config, message in ((quick, "is of preset quick"), (tiny, "has other settings .definition.n_envs: there 3")):
