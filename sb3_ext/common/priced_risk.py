@@ -44,15 +44,16 @@ class PricedRiskSAC(RiskSAC):
         if fixed_multiplier is not None:
             multiplier, multiplier_kwargs = "fixed", {"value": fixed_multiplier}
         self.multiplier_name, self.multiplier_kwargs = multiplier, dict(multiplier_kwargs or {})
-        make_multiplier(self.multiplier_name, self.multiplier_kwargs)  # fail early, before environments are made
+        self._make_multiplier()  # fail early, before environments are made
         self._excess = 0.0
         super().__init__(policy, env, learning_rate, **kwargs)
 
     def _setup_safety(self) -> None:
         super()._setup_safety()
-        self.multiplier: Multiplier = make_multiplier(
-            self.multiplier_name, self.multiplier_kwargs, **self.gradient_multiplier
-        )
+        self.multiplier = self._make_multiplier()
+
+    def _make_multiplier(self) -> Multiplier:
+        return make_multiplier(self.multiplier_name, self.multiplier_kwargs, **self.gradient_multiplier)
 
     def _risk_of(self, obs: Any, actions: th.Tensor) -> th.Tensor:
         """Risk ``[B, 1]``, differentiable in the actions; remembers by how much it exceeds the limit."""

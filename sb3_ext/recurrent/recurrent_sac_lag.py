@@ -129,7 +129,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         # Fail early, before environments are made.
         self._check_limits()
-        make_multiplier(multiplier, self.multiplier_kwargs)
+        self._make_multiplier()
         _initial_temperature(ent_coef)
         _target_entropy(target_entropy, n_actions=0)
         super().__init__(
@@ -168,14 +168,17 @@ class RecurrentSACLag(RecurrentOffPolicy):
 
     def _setup_safety(self) -> None:
         self._check_limits()  # load may have brought others
-        self.multiplier: Multiplier = make_multiplier(
-            self.multiplier_name, self.multiplier_kwargs, learning_rate=LEARNING_RATE, space="linear"
-        )
+        self.multiplier = self._make_multiplier()
         self.temperature: Temperature | None = None
         if isinstance(self.ent_coef, str):
             target = _target_entropy(self.target_entropy, self.policy.actor.n_actions)
             initial, rate = _initial_temperature(self.ent_coef), self.lr_schedule(1)
             self.temperature = Temperature(initial, target, rate).to(self.device)
+
+    def _make_multiplier(self) -> Multiplier:
+        return make_multiplier(
+            self.multiplier_name, self.multiplier_kwargs, learning_rate=LEARNING_RATE, space="linear"
+        )
 
     @property
     def _limit(self) -> float:

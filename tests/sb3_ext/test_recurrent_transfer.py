@@ -93,6 +93,10 @@ def test_a_multiplier_goes_on_at_the_rate_of_the_new_model(trained):
         RecurrentSACLag.load(trained[0], env=vec(), multiplier="pid")
 
 
+def test_a_multiplier_may_start_at_0():
+    assert tiny(multiplier_kwargs={"value": 0.0}).price == 0.0
+
+
 def test_other_classes_keep_their_rates_too(tmp_path):
     for cls, rate in ((PPOLag, 0.1 * 64 / 20_000), (SQRL, 3e-4)):
         sizes = {"n_steps": 64} if cls is PPOLag else {"gamma_risk": 0.7}
