@@ -10,6 +10,7 @@ from safe_bench import metrics, results
 from safe_bench.document import estimate_text, interval_text, number_text
 from safe_bench.metrics import Comparison
 from safe_bench.results import Episodes, MethodResults, Results
+from safe_bench.runs import Run
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,18 @@ def _is_paired(method: MethodResults) -> bool:
     return "transfer" in method.config["budget"]
 
 
+def _has_episodes(run: Run) -> bool:
+    return bool((run.episodes["stage"] == run.config["budget"]["stages"][-1]["name"]).any())
+
+
 def _values(subject: MethodResults, other: MethodResults, measure: Measure) -> tuple[list[float], list[float]]:
     """What is compared: all that is known of the two, or where they are paired what both have."""
     values, others = (
-        {seed: value for seed, value in zip(method.seeds, method.per_seed(measure.of), strict=True) if value == value}
+        {
+            run.seed: value
+            for run, value in zip(method.runs, method.per_seed(measure.of), strict=True)
+            if _has_episodes(run)
+        }
         for method in (subject, other)
     )
     if _is_paired(subject):
