@@ -230,6 +230,12 @@ class TestVerdict:
         assert "## Against the other methods: final return" in report
         assert "better than the same seed of the second" in report
 
+    def test_a_run_without_an_episode_is_not_one_without_violations(self, tmp_path):
+        add_run(tmp_path, "mesa/halfcheetah-disabled", "mesa", 0, 0, 0, n=0)
+        add_run(tmp_path, "mesa/halfcheetah-disabled", "multi-task", 0, 0, 5)
+        text = verdict(Results.read(tmp_path, "mesa/halfcheetah-disabled"))
+        assert text[0] == "No verdict: there is nothing to compare MESA with."
+
     def test_seeds_of_different_worlds_are_not_compared(self, tmp_path):
         for seed, (method, violations) in enumerate([("mesa", 0), ("multi-task", 9)]):
             add_run(tmp_path, "mesa/navigation1", method, seed, 0, violations)
