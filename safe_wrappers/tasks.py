@@ -32,7 +32,7 @@ class TaskDistribution:
     Example:
         >>> tasks = TaskDistribution("Pendulum-v1", train=lambda rng: {"g": rng.uniform(5, 9)}, test={"g": 10.0})
         >>> [round(task["g"], 2) for task in tasks.training_tasks(2, seed=0)], tasks.test_task(seed=0)
-        ([7.55, 6.08], {'g': 10.0})
+        ([8.77, 6.27], {'g': 10.0})
         >>> tasks.make(tasks.test_task(seed=0)).unwrapped.g
         10.0
     """
@@ -51,7 +51,7 @@ class TaskDistribution:
         if callable(self.train):
             if n is None or n < 1:
                 raise ValueError(f"the training tasks of {self.env_id} are drawn: say how many (n >= 1), got {n}")
-            rng = np.random.default_rng((seed, _TRAIN))
+            rng = _stream(seed, _TRAIN)
             return [{**self.common, **self.train(rng)} for _ in range(n)]
         known = len(self.train)
         n = known if n is None else n
@@ -61,9 +61,14 @@ class TaskDistribution:
 
     def test_task(self, seed: int = 0) -> Task:
         """The test task of a seed."""
-        test = self.test(np.random.default_rng((seed, _TEST))) if callable(self.test) else self.test
+        test = self.test(_stream(seed, _TEST)) if callable(self.test) else self.test
         return {**self.common, **test}
 
     def make(self, task: Mapping[str, Any], **kwargs: Any) -> gym.Env[Any, Any]:
         """The environment of a task; further arguments as for ``gym.make``."""
         return gym.make(self.env_id, **{**task, **kwargs})
+
+
+def _stream(seed: int, which: int) -> np.random.Generator:
+    """Of its own: not that of ``default_rng(seed)`` either, with which environments of that seed begin."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(which,)))
