@@ -13,7 +13,7 @@ from pathlib import Path
 
 KEEP = (
     "config.json", "diagnostics.csv", "episodes.csv", "evaluation.json", "evaluations.csv", "offline_data.json",
-    "stages.json", "start.json", "summary.json",
+    "stages.json", "origin.json", "summary.json",
 )  # fmt: skip
 
 

@@ -42,7 +42,8 @@ def main():
     parser.add_argument("--iterations", type=int, default=1_500, help="steps of meta-learning")
     parser.add_argument("--episodes", type=int, default=20, help="of the driver")
     args = parser.parse_args()
-    others = [safe_envs.collect_constraint_data(TASKS.env_id, 4_000, **task) for task in TASKS.training_tasks(10)]
+    training = enumerate(TASKS.training_tasks(10), start=1)
+    others = [safe_envs.collect_constraint_data(TASKS.env_id, 4_000, seed=i, **task) for i, task in training]
     here = TASKS.test_task(seed=0)
     few, held_out = (safe_envs.collect_constraint_data(TASKS.env_id, n, seed=n, **here) for n in (400, 4_000))
     model, novice = (MESA("MlpPolicy", TASKS.make(here), **SETTINGS, seed=0) for _ in range(2))

@@ -10,42 +10,44 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her import HerReplayBuffer
 
 import safe_envs
 import sb3_ext
-from safe_bench.environments import make_env
-from safe_bench.protocols import Method, Stage, get_protocol, run_config
-from safe_bench.runs import RunError, RunFolder, describe_difference, read_json
+from safe_bench.environments import Layer, make_env
+from safe_bench.protocols import LayerFit, Method, Stage, get_protocol, run_config
+from safe_bench.runs import ORIGIN, RunError, RunFolder, describe_difference, read_json, write_json
+from safe_wrappers import SafetyLayer
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.rollouts import collect_episodes
 
 CONTROLLER_SEED = 0
 LAYER_FILE = "safety_layer.pt"
-LAYER_STEPS, LAYER_UPDATES = 20_000, 5_000
-IMITATION_STEPS = 20_000
-CONTROLLER_SHARE = 0.8
-"""Of the steps that are imitated; the untrained agent makes the others, so that the controller is seen to recover."""
 
 
 def make_model(method: Method, env: VecEnv, seed: int, controller: Controller | None) -> Any:
     """The untrained model of a method, started from its controller if it has one."""
     algorithm = getattr(sb3_ext, str(method.algorithm))
     kwargs = {**method.kwargs, "seed": seed, "device": "cpu"}
+    if method.action_noise is not None:
+        size = int(np.prod(env.action_space.shape or ()))
+        kwargs["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, method.action_noise))
     policy = "MlpPolicy"
     if isinstance(env.observation_space, spaces.Dict):
         policy = "MultiInputPolicy"
         if "desired_goal" in env.observation_space.spaces:
             kwargs["replay_buffer_class"] = HerReplayBuffer
-    if controller is None:
-        return algorithm(policy, env, **kwargs)
-    if algorithm is sb3_ext.DualAgent:
-        return algorithm(policy, env, baseline=controller, **kwargs)
+    if algorithm is sb3_ext.DualAgent and controller is not None:
+        kwargs["baseline"] = controller
     model = algorithm(policy, env, **kwargs)
-    if method.demonstrations is None:
-        sb3_ext.imitate(model, controller, n_steps=IMITATION_STEPS, controller_share=CONTROLLER_SHARE, seed=seed)
-    else:
+    if method.imitation is not None:
+        how = method.imitation
+        share = how.controller_share
+        sb3_ext.imitate(model, controller, n_steps=how.steps, n_updates=how.updates, controller_share=share, seed=seed)
+    if method.demonstrations is not None:
+        assert controller is not None
         _demonstrate(model, controller, method.demonstrations, seed)
     return model
 
@@ -117,28 +119,54 @@ def trained_model(name: str, out: str | Path, seed: int, preset: str | None = No
     return file
 
 
-def provenance_of(name: str, out: str | Path, seed: int = CONTROLLER_SEED) -> dict[str, Any]:
-    """Preset and commit of the run of ``"<protocol>/<method>"`` that a controller or the first weights come from."""
-    folder = trained_model(name, out, seed).parent
-    preset, commit = read_json(folder / "config.json")["preset"], read_json(folder / "summary.json").get("commit")
-    return {"run": name, "seed": seed, "preset": preset, "commit": commit}
+def keep_origin(folder: Path, method: Method, out: str | Path, seed: int, preset: str) -> None:
+    """Write down what a run begins with, before anything is made of it: prior steps, the controller, first weights.
 
-
-def fit_safety_layer(folder: Path, stage: Stage, controller: Controller, seed: int) -> sb3_ext.LinearCostModel:
-    """The safety layer's model of the cost, from a run's folder or fitted and kept there."""
-    file = folder / LAYER_FILE
+    Raises:
+        RunError: if the run in this folder began with another controller, or what it is to begin with is not there.
+    """
+    file = folder / ORIGIN
+    found: dict[str, Any] = {"prior_steps": method.prior_steps} if method.prior_steps else {}
+    if method.controller is not None and "/" in method.controller:
+        found["controller"] = _provenance_of(trained_model(method.controller, out, CONTROLLER_SEED))  # of any preset
     if file.is_file():
-        return sb3_ext.LinearCostModel.load(file)
+        begun, now = read_json(file).get("controller"), found.get("controller")
+        if begun != now:
+            raise RunError(f"{folder} began with {begun}, now it is {now}: remove that folder")
+        return
+    if method.start is not None:
+        found["start"] = _provenance_of(trained_model(method.start, out, seed, preset))
+    write_json(file, found)
+
+
+def _provenance_of(model: Path) -> dict[str, Any]:
+    """The run that a trained model is of."""
+    config, summary = read_json(model.parent / "config.json"), read_json(model.parent / "summary.json")
+    run = f"{config['protocol']}/{config['method']}"
+    return {"run": run, "seed": config["seed"], "preset": config["preset"], "commit": summary.get("commit")}
+
+
+def fit_safety_layer(folder: Path, how: LayerFit, stage: Stage, controller: Controller, seed: int) -> Layer:
+    """The safety layer; its model of the cost is in a run's folder, or fitted and kept there."""
+    file = folder / LAYER_FILE
+    known = file.is_file()
+    costs = sb3_ext.LinearCostModel.load(file) if known else _fit_cost_model(file, how, stage, controller, seed)
+    return partial(SafetyLayer, costs=costs, step_limit=how.limit)
+
+
+def _fit_cost_model(
+    file: Path, how: LayerFit, stage: Stage, controller: Controller, seed: int
+) -> sb3_ext.LinearCostModel:
     th.manual_seed(seed)  # a worker has done other things before
     env = make_env(stage)
     model = sb3_ext.LinearCostModel(env.observation_space, env.action_space)
-    model.fit_in(env, LAYER_STEPS, LAYER_UPDATES, seed=seed, controller=_half_random(controller, env, seed))
+    model.fit_in(env, how.steps, how.updates, seed=seed, controller=_half_random(controller, env, seed))
     env.close()
     model.save(file)
     return model
 
 
 def _half_random(controller: Controller, env: gym.Env, seed: int) -> Any:
-    """The controller, with every second action drawn at random on average: the costs' slopes need different actions."""
+    """The controller, with every second action drawn at random on average."""
     rng = np.random.default_rng(seed).spawn(1)[0]  # not that of the actions
     return lambda obs: controller(obs) if rng.random() < 0.5 else env.action_space.sample()[None]

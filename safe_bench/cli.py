@@ -7,6 +7,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -53,6 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", default=DEFAULT_OUT, help=f"folder for the results (default: {DEFAULT_OUT})")
     run.set_defaults(command=_run)
 
+    record = commands.add_parser("record", help="the data that a protocol's agents learn from, without the agents")
+    record.add_argument("protocol", help=PROTOCOL_HELP)
+    record.add_argument("--preset", default="quick", help="how much (default: quick)")
+    record.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: the preset's")
+    record.add_argument("--jobs", type=int, default=1, metavar="N", help="recordings side by side (default: 1)")
+    record.add_argument("--out", default=DEFAULT_OUT, help=f"where `run` will look for them (default: {DEFAULT_OUT})")
+    record.add_argument("--minari", metavar="PREFIX", help="store as Minari data sets, PREFIX/seed0-train-0-v0 ...")
+    record.set_defaults(command=_record)
+
     report = commands.add_parser("report", help="tables, plots and a page from finished runs")
     report.add_argument("protocol", help=PROTOCOL_HELP)
     report.add_argument("--out", default=DEFAULT_OUT, help=f"folder that `run` wrote to (default: {DEFAULT_OUT})")
@@ -97,13 +107,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _run_protocol(protocol: Protocol, methods: tuple[str, ...], options: argparse.Namespace, console: Console) -> int:
-    budget = protocol.budget(options.preset)
-    seeds = budget.seeds if options.seeds is None else dict.fromkeys(options.seeds)
-    if options.jobs < 1 or min(seeds) < 0:
-        raise ValueError(f"--jobs must be >= 1 and --seeds >= 0, got {options.jobs} and {list(seeds)}")
+    budget, seeds = protocol.budget(options.preset), _seeds(protocol, options)
 
-    from safe_bench.pool import run_jobs  # what is not needed for `list` or a mistyped name
-    from safe_bench.recordings import recordings
+    from safe_bench.recordings import recordings  # what is not needed for `list` or a mistyped name
     from safe_bench.runner import Job
 
     # Seed by seed, so that an interrupted protocol has whole comparisons rather than whole methods.
@@ -117,18 +123,58 @@ def _run_protocol(protocol: Protocol, methods: tuple[str, ...], options: argpars
     learning = {job.seed for job in todo if protocol.method(job.method).offline}
     needed = [each for seed in learning for each in recordings(budget, seed, options.out).values() if each.missing]
     data = list({each.file: each for each in needed}.values())
-    for jobs_at_once in (data, todo):  # the data first: all runs learn from them
-        outcomes = run_jobs(jobs_at_once, options.jobs, console) if jobs_at_once else []
-        failed = [outcome for outcome in outcomes if outcome.error is not None]
-        for outcome in failed:
-            print(f"safe-bench: {outcome.job.label} failed: {outcome.error}", file=sys.stderr)
-        if traced := [f"{outcome.job.label}:\n{outcome.trace}\n" for outcome in failed if outcome.trace]:
-            log = Path(options.out) / "failures.log"
-            with log.open("a") as file:
-                file.writelines(traced)
-            print(f"safe-bench: where, is in {log}", file=sys.stderr)
-        if failed:
-            return 1
+    return _execute(data, options, console) or _execute(todo, options, console)  # all runs learn from the data
+
+
+def _seeds(protocol: Protocol, options: argparse.Namespace) -> list[int]:
+    seeds = protocol.budget(options.preset).seeds if options.seeds is None else options.seeds
+    if options.jobs < 1 or min(seeds) < 0:
+        raise ValueError(f"--jobs must be >= 1 and --seeds >= 0, got {options.jobs} and {list(seeds)}")
+    return list(dict.fromkeys(seeds))
+
+
+def _execute(jobs: Sequence[Any], options: argparse.Namespace, console: Console) -> int:
+    """Run jobs side by side; returns 1 if one failed, after saying why."""
+    from safe_bench.pool import run_jobs
+
+    outcomes = run_jobs(jobs, options.jobs, console) if jobs else []
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed:
+        print(f"safe-bench: {outcome.job.label} failed: {outcome.error}", file=sys.stderr)
+    if traced := [f"{outcome.job.label}:\n{outcome.trace}\n" for outcome in failed if outcome.trace]:
+        log = Path(options.out) / "failures.log"
+        with log.open("a") as file:
+            file.writelines(traced)
+        print(f"safe-bench: where, is in {log}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _record(options: argparse.Namespace, console: Console) -> int:
+    protocols = [each for each in protocols_called(options.protocol) if each.budget(options.preset).transfer]
+    if not protocols:
+        raise ValueError(f"no agent of {options.protocol} learns from recorded data: `run` is all that there is to do")
+
+    from safe_bench.recordings import recordings
+    from safe_envs import to_minari
+
+    for protocol in protocols:
+        budget, seeds = protocol.budget(options.preset), _seeds(protocol, options)
+        found = {
+            f"seed{seed}-{name}": each for seed in seeds for name, each in recordings(budget, seed, options.out).items()
+        }
+        missing = list({each.file: each for each in found.values() if each.missing}.values())
+        if status := _execute(missing, options, console):
+            return status
+        table = Table(title=f"{protocol.title} (preset {options.preset})", title_justify="left")
+        for column in ("data", "environment", "transitions", "violations"):
+            table.add_column(column)
+        for name, each in found.items():
+            data = each.load()
+            task = ", ".join(f"{key}={value}" for key, value in each.task.items())
+            table.add_row(name, task, f"{len(data):,}", f"{data.n_violations:,}")
+            if options.minari:
+                to_minari(data, f"{options.minari}/{name}-v0", algorithm=each.source, env_kwargs=each.env_kwargs)
+        console.print(table)
     return 0
 
 

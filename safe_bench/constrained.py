@@ -122,12 +122,24 @@ def milestone_table(found: Results, limit: float) -> Table | None:
     evaluated = [method for method in found.methods if method.evaluation_curve("agent", "cost") is not None]
     if goals is None or not evaluated:
         return None
-    header = ["Method", *(_goal_text(goals, value) for value in goals.values)]
-    rows: list[list[Cell]] = [
-        [method.label, *(_interactions_text(method, goals.what, value, limit) for value in goals.values)]
-        for method in evaluated
-    ]
+    before = [_preparation_text(method) for method in evaluated]
+    prepared = any(text != "nothing" for text in before)
+    header = ["Method", *(["Before training"] if prepared else []), *(_goal_text(goals, v) for v in goals.values)]
+    rows: list[list[Cell]] = []
+    for method, text in zip(evaluated, before, strict=True):
+        reached = [_interactions_text(method, goals.what, value, limit) for value in goals.values]
+        rows.append([method.label, *([text] if prepared else []), *reached])
     return Table(tuple(header), rows)
+
+
+def _preparation_text(method: MethodResults) -> str:
+    """What is not counted among the interactions."""
+    summary = method.runs[0].summary
+    steps, controller = summary.get("prior_steps"), summary.get("controller")
+    parts = [f"{steps:,} steps"] if steps else []
+    if controller:
+        parts.append(f"{controller['run']} (preset {controller['preset']}, seed {controller['seed']})")
+    return ", ".join(parts) or "nothing"
 
 
 def _goal_text(goals: Milestones, value: float) -> str:

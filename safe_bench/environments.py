@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -10,11 +11,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from safe_bench.protocols import Method, Stage
-from safe_wrappers import CostMonitor, CostPenalty, PreviousFeedback, SafetyLayer
+from safe_wrappers import CostMonitor, CostPenalty, PreviousFeedback
 from safe_wrappers.feedback import FEEDBACK
 
-LAYER_LIMIT = 0.1
-"""Of the cost of one step that the safety layer predicts, as the dual-agent paper's authors set it."""
+Layer = Callable[[gym.Env], gym.Env]
+"""A fitted safety layer, to be put around an environment."""
 
 
 def import_origin(env_id: str) -> None:
@@ -28,7 +29,7 @@ def make_env(
     stage: Stage,
     method: Method | None = None,
     render_mode: str | None = None,
-    layer: Any = None,
+    layer: Layer | None = None,
     feedback: bool | None = None,
 ) -> gym.Env:
     """The environment of a stage; its monitors see the true reward, also under a reward penalty, and the costs.
@@ -37,16 +38,16 @@ def make_env(
         stage: which environment.
         method: whose reward penalty is subtracted; None: of nobody.
         render_mode: as in Gymnasium.
-        layer: the safety layer's model of the cost; None: actions are not corrected.
+        layer: the safety layer around it; None: actions are not corrected.
         feedback: whether the observation also shows the previous reward and cost.
     """
     env = gym.make(stage.env_id, render_mode=render_mode, **stage.env_kwargs)
-    env = Monitor(CostMonitor(env if layer is None else SafetyLayer(env, layer, LAYER_LIMIT)))
+    env = Monitor(CostMonitor(env if layer is None else layer(env)))
     env = PreviousFeedback(env) if feedback else env
     return CostPenalty(env, method.reward_penalty) if method is not None and method.reward_penalty else env
 
 
-def training_env(stage: Stage, method: Method, layer: Any = None) -> VecEnv:
+def training_env(stage: Stage, method: Method, layer: Layer | None = None) -> VecEnv:
     """What a method learns in."""
     env = DummyVecEnv([lambda: make_env(stage, method, layer=layer, feedback=method.feedback)] * (method.n_envs or 1))
     return VecNormalize(env) if method.normalize else env
@@ -73,7 +74,7 @@ class SpreadStarts(gym.Wrapper):
                 return place
 
 
-def evaluation_env(stage: Stage, model: Any, layer: Any = None, spread_starts: bool = False) -> VecEnv:
+def evaluation_env(stage: Stage, model: Any, layer: Layer | None = None, spread_starts: bool = False) -> VecEnv:
     """What a model is evaluated in: the plain environment, under the model's own observation statistics.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from safe_bench.environments import evaluation_env, make_env, sees_feedback, statistics_of
+from safe_bench.environments import Layer, evaluation_env, make_env, sees_feedback, statistics_of
 from safe_bench.protocols import Stage
 from safe_bench.runs import write_json
 from safe_wrappers.info import INTERVENED, SUCCESS, VIOLATION
@@ -21,7 +21,7 @@ N_TRAJECTORIES, N_CALIBRATION, MAP_COLUMNS, N_BINS = 5, 60, 60, 10
 GIF_FRAMES, GIF_HEIGHT = 200, 360
 
 
-def record_figures(folder: Path, model: Any, stage: Stage, seed: int, layer: Any = None) -> None:
+def record_figures(folder: Path, model: Any, stage: Stage, seed: int, layer: Layer | None = None) -> None:
     """Write ``figures.json`` (of planar tasks) and an animation; what there is no data for is left out.
 
     The animations are ``episode.gif`` and, of the baseline of a model that has one, ``baseline.gif``.
@@ -140,7 +140,7 @@ def scene_of(stage: Stage) -> Any:
     return scene
 
 
-def save_gif(path: Path, model: Any, stage: Stage, seed: int, layer: Any = None) -> None:
+def save_gif(path: Path, model: Any, stage: Stage, seed: int, layer: Layer | None = None) -> None:
     """One deterministic episode as a GIF of about ``GIF_FRAMES`` frames at most, its last state included."""
     env = make_env(stage, render_mode="rgb_array", layer=layer, feedback=sees_feedback(model))
     statistics, state, start = statistics_of(model), None, np.ones(1, dtype=bool)

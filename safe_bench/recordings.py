@@ -63,6 +63,11 @@ class Recording:
         return f"data {self.file.stem}"
 
     @property
+    def env_kwargs(self) -> Task:
+        """Arguments of the environment that it is recorded in."""
+        return self.task if self.source == "scripted" else {**self.task, "terminate_on_violation": False}
+
+    @property
     def missing(self) -> bool:
         """Whether it has to be executed before it can be loaded."""
         return self.source == "replay" and not self.file.is_file()
@@ -75,14 +80,16 @@ class Recording:
         """
         family = safe_envs.TASKS[self.transfer.family]
         if self.source == "scripted":
-            return safe_envs.collect_constraint_data(family.env_id, self.n_transitions, seed=self.seed, **self.task)
+            return safe_envs.collect_constraint_data(
+                family.env_id, self.n_transitions, seed=self.seed, **self.env_kwargs
+            )
         if self.source == "networks":
-            env = family.make(self.task, terminate_on_violation=False, disable_env_checker=True)
             rng = np.random.default_rng(self.seed).spawn(1)[0]  # not that of the environment
-            return safe_envs.collect_rollouts(
-                env, self.n_transitions, episode_length=self.transfer.episode_length, seed=self.seed,
-                each_episode=lambda: safe_envs.random_network(env, rng),
-            )  # fmt: skip
+            with family.make(self.env_kwargs, disable_env_checker=True) as env:
+                return safe_envs.collect_rollouts(
+                    env, self.n_transitions, episode_length=self.transfer.episode_length, seed=self.seed,
+                    each_episode=lambda: safe_envs.random_network(env, rng),
+                )  # fmt: skip
         if self.missing:
             raise RunError(f"{self.file}, which `safe-bench run` records first, is missing: run the same command again")
         try:
@@ -114,7 +121,7 @@ class Recording:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
     def _agent(self) -> sb3_ext.SafeSAC:
-        env = safe_envs.TASKS[self.transfer.family].make(self.task, terminate_on_violation=False)
+        env = safe_envs.TASKS[self.transfer.family].make(self.env_kwargs)
         return sb3_ext.SafeSAC(
             "MlpPolicy", env, **RECORDER, buffer_size=self.n_transitions, optimize="fused", seed=self.seed,
             device="cpu",

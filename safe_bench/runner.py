@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import safe_envs
 import sb3_ext
-from safe_bench.agents import find_controller, fit_safety_layer, make_model, provenance_of, trained_model
+from safe_bench.agents import find_controller, fit_safety_layer, keep_origin, make_model, trained_model
 from safe_bench.environments import evaluation_env, import_origin, statistics_of, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
@@ -26,8 +26,8 @@ from safe_bench.runs import (
     EPISODES,
     EVALUATIONS,
     OFFLINE,
+    ORIGIN,
     SAFETY_DATA,
-    START,
     RunFolder,
     provenance,
     read_json,
@@ -93,8 +93,11 @@ class _Execution:
         self.controller, self.layer = None, None
         if self.method.controller is not None:
             self.controller = find_controller(self.method.controller, job.out, self.budget.stages[0])
-            if self.method.safety_layer:
-                self.layer = fit_safety_layer(self.folder.path, self.budget.stages[0], self.controller, job.seed)
+        keep_origin(self.folder.path, self.method, job.out, job.seed, job.preset)
+        if self.method.safety_layer is not None:
+            assert self.controller is not None
+            how, stage = self.method.safety_layer, self.budget.stages[0]
+            self.layer = fit_safety_layer(self.folder.path, how, stage, self.controller, job.seed)
 
     def run(self) -> None:
         """Pre-train, go through the stages, evaluate, and write the summary last: it marks the run as finished."""
@@ -112,7 +115,8 @@ class _Execution:
         seconds = round(time.monotonic() - started, 1)
         amounts = {"timesteps": steps, "episodes": len(self.rows)}
         amounts |= {name: int(getattr(model, name)) for name in SAFETY_DATA if hasattr(model, name)}
-        summary = {"seconds": seconds, **amounts, **self._origin(), **provenance()}
+        origin = read_json(self.folder.path / ORIGIN)
+        summary = {"seconds": seconds, **amounts, **origin, **provenance()}
         write_json(self.folder.path / "summary.json", summary)
         shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
         if getattr(model, "env", None) is not None:
@@ -124,15 +128,6 @@ class _Execution:
             self._learn(model, index, started)
         return model
 
-    def _origin(self) -> dict[str, Any]:
-        """Which run the controller comes from, if it was trained (that may have had any preset), and the weights."""
-        controller, file, found = self.method.controller, self.folder.path / START, {}
-        if controller is not None and "/" in controller:
-            found["controller"] = provenance_of(controller, self.job.out)
-        if file.is_file():
-            found["start"] = read_json(file)
-        return found
-
     # ------------------------------------------------------------------ start, resume
 
     def _start(self) -> Any:
@@ -141,7 +136,6 @@ class _Execution:
         model = make_model(self.method, env, self.job.seed, self.controller)
         if self.method.start is not None:
             model.start_from(trained_model(self.method.start, self.job.out, self.job.seed, self.job.preset))
-            write_json(self.folder.path / START, provenance_of(self.method.start, self.job.out, self.job.seed))
         self.rows, self.evaluations, self.diagnostics = [], [], []
         self._write_stages([])
         if self.method.offline and self.budget.offline_transitions:

@@ -79,7 +79,7 @@ EVALUATIONS = RowFile("evaluations.csv", {
 """One row per evaluation while learning, of the agent or of its baseline."""
 OFFLINE = "offline_data.json"
 """What was recorded before a run, and what was learned from it."""
-START = "start.json"
+ORIGIN = "origin.json"
 """Of which run the first weights were."""
 CRITIC = "critic"
 """There: how well the safety critic knew the test environment before the first stage."""

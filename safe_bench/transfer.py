@@ -40,8 +40,7 @@ def learn_transfer(
     assert transfer is not None
     few = sources[TEST].load()
     if method.adaptation_share is not None:
-        n = round(len(few) * method.adaptation_share)
-        few = few.rows(np.sort(np.random.default_rng(seed).choice(len(few), n, replace=False)))
+        few = few.rows(slice(round(len(few) * method.adaptation_share)))  # whole episodes, but for the last
     sizes: dict[str, Any] = counts(few)
     if not isinstance(model, sb3_ext.MultiTask):
         progress = every(50, "pre-train", report)
@@ -63,8 +62,9 @@ def judge_critic(model: Any, recording: Recording) -> dict[str, float | None]:
 
     Returns:
         ``auc``: how often a transition that violates has the higher risk of two, one of each kind; ``alarms`` and
-        ``false_alarms``: shares of those that violate, and of the others, whose risk is above the limit. None where the
-        data show only one kind.
+        ``false_alarms``: shares of those that violate, and of the others, whose risk is above the limit; an alarm a
+        few steps ahead of a violation counts among the latter, though it is right. None where the data show only one
+        kind.
     """
     data = replace(recording, n_transitions=HELD_OUT, seed=recording.seed + HELD_OUT_SEEDS).load()
     risk = model.risk(data.observations, data.actions)

@@ -19,7 +19,7 @@ from safe_envs.registration import ENV_IDS, register_envs
 
 if TYPE_CHECKING:
     from safe_envs.core.batched import BatchedTask, TaskEnv
-    from safe_envs.core.env import SafeEnv, SimulationError
+    from safe_envs.core.env import SafeEnv, SimulationError, SimulatorCrashedError
     from safe_envs.core.geometry import Rectangle, Scene
     from safe_envs.core.vector import TaskVectorEnv
     from safe_envs.core.worker_vector import WorkerVectorEnv
@@ -48,6 +48,7 @@ __all__ = [
     "SafeEnv",
     "Scene",
     "SimulationError",
+    "SimulatorCrashedError",
     "TaskEnv",
     "TaskVectorEnv",
     "WorkerVectorEnv",
@@ -76,6 +77,7 @@ _LAZY = {
     "Scene": "safe_envs.core.geometry",
     "TASKS": "safe_envs.data.tasks",
     "SimulationError": "safe_envs.core.env",
+    "SimulatorCrashedError": "safe_envs.core.env",
     "TaskEnv": "safe_envs.core.batched",
     "TaskVectorEnv": "safe_envs.core.vector",
     "WorkerVectorEnv": "safe_envs.core.worker_vector",

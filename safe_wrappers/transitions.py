@@ -119,6 +119,7 @@ class Transitions:
         _check_rows("observations", self.observations, observation_space, source)
         _check_rows("next_observations", self.next_observations, observation_space, source)
         _check_rows("actions", self.actions, action_space, source)
+        _check_bounds(self.actions, action_space, source)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Transitions]) -> Transitions:
@@ -140,6 +141,17 @@ _COLUMNS = tuple(field.name for field in fields(Transitions) if field.name != "e
 
 def _joined(*parts: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate(parts)
+
+
+def _check_bounds(actions: NDArray[Any], space: spaces.Space[Any], source: str) -> None:
+    """Executed actions lie in their Box, but for rounding; others would be taken for something else once scaled."""
+    if not isinstance(space, spaces.Box):
+        return
+    slack = 1e-4 * np.where(np.isfinite(space.high - space.low), space.high - space.low, 0.0)
+    outside = ((actions < space.low - slack) | (actions > space.high + slack)).reshape(len(actions), -1).any(axis=1)
+    if outside.any():
+        found = actions[int(outside.argmax())]
+        raise ValueError(f"actions: expected executed actions in {space}, got {found}{source}")
 
 
 def _check_rows(name: str, rows: Observations, space: spaces.Space[Any], source: str) -> None:

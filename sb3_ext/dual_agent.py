@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
@@ -15,6 +16,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.td3.policies import TD3Policy
 
 from safe_wrappers.observations import map_entries, take_rows
+from sb3_ext.common import checkpoint
 from sb3_ext.common.buffers import CostBatch, scale_action
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.limits import check_probability, safe_steps
@@ -24,6 +26,8 @@ from sb3_ext.common.vec_envs import episode_limit
 
 EXPLORATION = 0.1
 """Deviation of the noise on scaled actions, of the authors' later code; the paper prints none."""
+_LEARNED_WITH = ("gamma_risk", "horizon", "safe_ends")
+"""What decides the values of Q_I."""
 
 
 class DualAgent(SafeTD3):
@@ -106,7 +110,9 @@ class DualAgent(SafeTD3):
         multiplier_learning_rate: float = 1e-3,
         **kwargs: Any,
     ) -> None:
-        self.required_value = safe_steps(eps_risk, gamma_risk, horizon)
+        safe_steps(eps_risk, gamma_risk, horizon)  # checks them
+        if not (math.isfinite(multiplier_learning_rate) and multiplier_learning_rate >= 0.0):
+            raise ValueError(f"multiplier_learning_rate must be finite and >= 0, got {multiplier_learning_rate}")
         if horizon is not None and safe_ends:
             raise ValueError("safe_ends=True needs horizon=None: how many steps would have followed is not known")
         self.eps_risk, self.gamma_risk, self.horizon, self.safe_ends = eps_risk, gamma_risk, horizon, safe_ends
@@ -115,6 +121,29 @@ class DualAgent(SafeTD3):
         self.baseline, self.baseline_observation = baseline, baseline_observation
         self.learns_baseline = baseline is None
         super().__init__(policy, env, learning_rate, **kwargs)
+
+    @property
+    def required_value(self) -> float:
+        r""":math:`\Gamma`, the least accepted :math:`Q_I`."""
+        return safe_steps(self.eps_risk, self.gamma_risk, self.horizon)
+
+    @classmethod
+    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
+        """SB3's ``load``; ``eps_risk`` may be given anew, and ``baseline`` where the file holds none that is learned.
+
+        Raises:
+            ValueError: as ``SafeAlgorithm.load``, or if ``gamma_risk``, ``horizon`` or ``safe_ends`` is not what the
+                critics have learned with.
+        """
+        if "eps_risk" in kwargs:
+            check_probability("eps_risk", kwargs["eps_risk"])
+        if given := {name: kwargs[name] for name in _LEARNED_WITH if name in kwargs}:
+            with checkpoint.readable(path, cls.__name__):
+                learned = checkpoint.plain_data(path)
+            for name, value in given.items():
+                if value != learned.get(name, value):
+                    raise ValueError(f"the critics of {path} have learned with {name}={learned[name]}, got {value}")
+        return super().load(path, env, *args, **kwargs)
 
     # ------------------------------------------------------------------ set-up
 
@@ -164,17 +193,26 @@ class DualAgent(SafeTD3):
             )
         if isinstance(self.baseline, Controller):
             controller = copy.copy(self.baseline)  # it may serve others, in other environments
+            if self.baseline_observation is not None:
+                raise ValueError("a Controller has its own observe: pass baseline_observation with what it was made of")
+            for name in ("observation_space", "action_space"):
+                if getattr(controller, name) != getattr(self, name):
+                    raise ValueError(
+                        f"the {controller.name} was made for the {name.replace('_', ' ')} {getattr(controller, name)}, "
+                        f"the environment has {getattr(self, name)}"
+                    )
         else:
             observe = self.baseline_observation
             controller = Controller(self.baseline, self.observation_space, self.action_space, observe, "baseline")
-        controller.normalizer = self.get_vec_normalize_env()
+        if self.env is not None:
+            controller.see_through(self.get_vec_normalize_env())
         return controller
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """SB3's ``set_env``; a given baseline then sees this environment, too."""
         super().set_env(env, force_reset)
         if not self.learns_baseline:
-            self.baseline.normalizer = self.get_vec_normalize_env()
+            self.baseline.see_through(self.get_vec_normalize_env())
 
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), "baseline_observation"]  # the controller holds it
@@ -222,8 +260,6 @@ class DualAgent(SafeTD3):
         if self.baseline_policy is not None:
             self._learn_baseline(self.baseline_policy, batch)
         super()._update(batch._replace(actions=batch.executed_actions))
-        if self._n_updates % self.policy_delay == 0:
-            self.multiplier.update(self.required_value - self._metrics["safety/value"][-1])
         self._metrics["safety/multiplier"].append(self.multiplier.value)
 
     def _learn_baseline(self, policy: TD3Policy, batch: CostBatch) -> None:
@@ -245,11 +281,13 @@ class DualAgent(SafeTD3):
         return targets
 
     def _actor_loss(self, batch: CostBatch, actions: th.Tensor, value: th.Tensor) -> th.Tensor:
-        """The Lagrangian of equation 15 without its constant."""
+        """The Lagrangian of equation 15 without its constant; lambda then ascends on the same values (equation 17)."""
         distance = (actions - self._imitated(batch.observations)).square().sum(dim=1).mean()
+        loss, safe_value = distance - self.multiplier.value * value.mean(), value.mean().item()
+        self.multiplier.update(self.required_value - safe_value)
         self._metrics["safety/imitation_loss"].append(distance.item())
-        self._metrics["safety/value"].append(value.mean().item())
-        return distance - self.multiplier.value * value.mean()
+        self._metrics["safety/value"].append(safe_value)
+        return loss
 
     def _imitated(self, observations: Any) -> th.Tensor:
         """The baseline's actions ``[B, A]``, scaled."""

@@ -31,7 +31,8 @@ class MultiTask(RecoveryRL):
     Examples:
         >>> import safe_envs
         >>> tasks = safe_envs.TASKS["navigation2"]
-        >>> data = [safe_envs.collect_constraint_data(tasks.env_id, 500, **t) for t in tasks.training_tasks(3)]
+        >>> others = enumerate(tasks.training_tasks(3), start=1)
+        >>> data = [safe_envs.collect_constraint_data(tasks.env_id, 500, seed=i, **task) for i, task in others]
         >>> test = tasks.test_task()
         >>> model = MultiTask("MlpPolicy", tasks.make(test), gamma_risk=0.65, eps_risk=0.1)
         >>> few = safe_envs.collect_constraint_data(tasks.env_id, 100, **test)
@@ -63,17 +64,22 @@ class MultiTask(RecoveryRL):
             progress: told how far it is.
 
         Raises:
+            TypeError: if the data sets are no list of ``Transitions``.
             ValueError: naming the data set, if one is of another environment, does not fit the spaces, or shows no
                 violation; or if ``iterations`` is below 1.
         """
         if iterations < 1:
             raise ValueError(f"iterations must be >= 1, got {iterations}")
-        buffers = [self._checked(data, f"datasets[{i}]", check_env_id) for i, data in enumerate(datasets)]
-        if not buffers:
+        if isinstance(datasets, Transitions):
+            raise TypeError("datasets must be a list with the data of each training environment, got one data set")
+        if not datasets:
             raise ValueError("meta_train needs the data of at least one training environment, got none")
-        own = None
+        for i, data in enumerate(datasets):
+            self._check(data, f"datasets[{i}]", check_env_id)
         if recovery_dataset is not None:
-            own = self._checked(recovery_dataset, "recovery_dataset", check_env_id, with_violations=False)
+            self._check(recovery_dataset, "recovery_dataset", check_env_id, with_violations=False)
+        buffers = [self._buffer_of(data) for data in datasets]
+        own = None if recovery_dataset is None else self._buffer_of(recovery_dataset)
         if self.scale_inputs or self._vec_normalize_env is not None:  # all data once more: for those who need it
             self._fit_normalisation(Transitions.concatenate(datasets))
         self._metrics = defaultdict(list)
@@ -110,7 +116,7 @@ class MultiTask(RecoveryRL):
             ValueError: if the data are of another environment, do not fit, show no violation, or are less than a batch.
         """
         size = self.batch_size if batch_size is None else batch_size
-        self._checked(dataset, "the adaptation set", check_env_id)
+        self._check(dataset, "the adaptation set", check_env_id)
         if len(dataset) < size:
             raise ValueError(
                 f"the adaptation set has {len(dataset)} transitions, fewer than a batch of {size}: "
@@ -128,22 +134,19 @@ class MultiTask(RecoveryRL):
     def _draw(self, buffers: list[CostStorage]) -> CostBatch:
         return sample_union(buffers, self.batch_size, self._vec_normalize_env, self.positive_fraction)
 
-    def _checked(
-        self, dataset: Transitions, name: str, check_env_id: bool, with_violations: bool = True
-    ) -> CostStorage:
+    def _check(self, dataset: Transitions, name: str, check_env_id: bool, with_violations: bool = True) -> None:
         try:
-            buffer = self._buffer_of(dataset, check_env_id)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            self._check_dataset(dataset, check_env_id)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
         if with_violations and dataset.n_violations == 0:
             raise ValueError(
                 f"{name} shows no violation among {len(dataset)} transitions, so that nothing in it tells what is "
                 "dangerous: record it without terminate_on_violation, or with a bolder policy"
             )
-        return buffer
 
     def _fit_normalisation(self, dataset: Transitions) -> None:
-        if self.meta_iterations == 0:  # inputs keep their scale when the critic is adapted
+        if self.pretraining_steps == 0:  # inputs keep their scale when the critic is adapted
             super()._fit_normalisation(dataset)
 
 
@@ -180,7 +183,8 @@ class MESA(MultiTask):
     Examples:
         >>> import safe_envs
         >>> tasks = safe_envs.TASKS["navigation2"]
-        >>> data = [safe_envs.collect_constraint_data(tasks.env_id, 500, **t) for t in tasks.training_tasks(3)]
+        >>> others = enumerate(tasks.training_tasks(3), start=1)
+        >>> data = [safe_envs.collect_constraint_data(tasks.env_id, 500, seed=i, **task) for i, task in others]
         >>> test = tasks.test_task()
         >>> model = MESA("MlpPolicy", tasks.make(test), gamma_risk=0.65, eps_risk=0.1)
         >>> few = safe_envs.collect_constraint_data(tasks.env_id, 100, **test)
@@ -203,8 +207,8 @@ class MESA(MultiTask):
         **kwargs: Any,
     ) -> None:
         check_meta_settings(inner_lr, outer_lr, inner_steps)
-        if tasks_per_step < 1:
-            raise ValueError(f"tasks_per_step must be >= 1, got {tasks_per_step}")
+        if tasks_per_step < 1 or tasks_per_step != int(tasks_per_step):
+            raise ValueError(f"tasks_per_step must be a whole number >= 1, got {tasks_per_step}")
         self.inner_lr, self.outer_lr, self.inner_steps = inner_lr, outer_lr, inner_steps
         self.tasks_per_step, self.learn_inner_lr = tasks_per_step, learn_inner_lr
         kwargs["risk_kwargs"] = {"n_critics": 1, "learning_rate": inner_lr, **(risk_kwargs or {})}
@@ -215,12 +219,14 @@ class MESA(MultiTask):
         learner = MetaLearner(self.safety_critic, self.inner_lr, self.outer_lr, self.inner_steps, self.learn_inner_lr)
         for _ in range(iterations):
             chosen = np.random.randint(len(buffers), size=self.tasks_per_step)
-            pairs = [(self._draw([buffers[i]]), self._draw([buffers[i]])) for i in chosen]
-            loss = learner.update([(self._labelled(inner), self._labelled(outer)) for inner, outer in pairs])
+            batches = [self._draw([buffers[i]]) for i in chosen for _ in ("inner", "outer")]
+            labelled = self._labelled(batches)
+            loss = learner.update(list(zip(labelled[::2], labelled[1::2], strict=True)))
             self.safety_critic.update_target(self.safety_critic.tau)
             self._metrics["safety/meta_loss"].append(loss)
-            yield pairs[-1][1]
+            yield batches[-1]
 
-    def _labelled(self, batch: CostBatch) -> Labelled:
-        targets = self.safety_critic.targets(batch, self._risk_next_actions(batch))
-        return Labelled(batch.observations, batch.executed_actions, targets)
+    def _labelled(self, batches: list[CostBatch]) -> list[Labelled]:
+        together = batches[0].join(*batches[1:])  # of equal size: one pass of the networks for all
+        targets = self.safety_critic.targets(together, self._risk_next_actions(together)).split(self.batch_size)
+        return [Labelled(b.observations, b.executed_actions, t) for b, t in zip(batches, targets, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from safe_bench.protocols import dual_agent, mesa, recovery_rl, safe_transfer, safety_gym, sqrl
-from safe_bench.protocols.base import Budget, Method, Protocol, Published, Stage, Transfer, run_config
+from safe_bench.protocols.base import Budget, LayerFit, Method, Protocol, Published, Stage, Transfer, run_config
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -34,6 +34,6 @@ def protocols_called(name: str) -> tuple[Protocol, ...]:
 
 
 __all__ = [
-    "PROTOCOLS", "Budget", "Method", "Protocol", "Published", "Stage", "Transfer",
+    "PROTOCOLS", "Budget", "LayerFit", "Method", "Protocol", "Published", "Stage", "Transfer",
     "get_protocol", "protocols_called", "run_config",
 ]  # fmt: skip

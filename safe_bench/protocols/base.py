@@ -92,6 +92,38 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Imitation:
+    """How a method's actor is fitted to its controller before it learns (``sb3_ext.imitate``).
+
+    Attributes:
+        steps: of the environment, in which the observations are gathered.
+        updates: gradient steps.
+        controller_share: of these steps; the untrained agent makes the others, so that the controller is seen to
+            recover.
+    """
+
+    steps: int = 20_000
+    updates: int = 20_000
+    controller_share: float = 0.8
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """How a method's safety layer is fitted before it learns.
+
+    Attributes:
+        steps: of the environment, half of them random and half the controller's: the costs' slopes need different
+            actions.
+        updates: gradient steps.
+        limit: of the cost of one step that the layer predicts, as the dual-agent paper's authors set it.
+    """
+
+    steps: int = 20_000
+    updates: int = 5_000
+    limit: float = 0.1
+
+
+@dataclass(frozen=True)
 class Method:
     """An algorithm and its hyper-parameters.
 
@@ -103,15 +135,17 @@ class Method:
         reward_penalty: subtract this from the reward per unit of cost (0: not).
         group: ``"comparison"`` or ``"ablation"``.
         normalize: learn on observations that ``VecNormalize`` standardises; None: not.
-        controller: name of a fixed policy (see ``agents.find_controller``), which is the baseline of ``DualAgent`` and
-            imitated by other algorithms before they learn.
-        safety_layer: correct actions by a safety layer, which is fitted to steps of the controller before.
-        demonstrations: steps of the controller that the replay buffer holds from the start, instead of imitation.
-        adaptation_share: of a transfer's data of the test environment, rows drawn by the seed; None: all.
+        controller: name of a fixed policy (see ``agents.find_controller``), for the next three; the baseline of
+            ``DualAgent``.
+        imitation: of the controller before the method learns.
+        safety_layer: corrects its actions, in training and after.
+        demonstrations: steps of the controller that the replay buffer holds from the start.
+        adaptation_share: of a transfer's data of the test environment, the first ones; None: all.
         start: ``"<protocol>/<method>"``: begin with the parameters that were learned there, with the same seed and
             preset.
         n_envs: environments that it learns in side by side; None: one.
         feedback: show the agent its previous reward and cost (``PreviousFeedback``).
+        action_noise: deviation of Gaussian noise on its scaled actions in training; None: the algorithm's own.
     """
 
     label: str
@@ -122,12 +156,20 @@ class Method:
     group: Literal["comparison", "ablation"] = "comparison"
     normalize: Literal[True] | None = None
     controller: str | None = None
-    safety_layer: Literal[True] | None = None
+    imitation: Imitation | None = None
+    safety_layer: LayerFit | None = None
     demonstrations: int | None = None
     adaptation_share: float | None = None
     start: str | None = None
     n_envs: int | None = None
     feedback: Literal[True] | None = None
+    action_noise: float | None = None
+
+    @property
+    def prior_steps(self) -> int:
+        """Steps of the environment before the method learns; without those of a trained controller."""
+        prepared = [part.steps for part in (self.imitation, self.safety_layer) if part is not None]
+        return sum(prepared) + (self.demonstrations or 0)
 
 
 @dataclass(frozen=True)

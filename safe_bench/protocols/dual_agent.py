@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from safe_bench.protocols.base import Budget, Method, Milestones, Protocol, Published, Stage
+from safe_bench.protocols.base import Budget, Imitation, LayerFit, Method, Milestones, Protocol, Published, Stage
 
 PAPER = "Zhang, Yan et al., Safety Correction from Baseline: Towards the Risk-aware Policy in Robotics (2022)"
 EPS_RISK = 0.05
@@ -19,6 +19,7 @@ _TD3 = {
     "learning_rate": 3e-4, "learning_starts": 5000, "buffer_size": 500_000, "batch_size": 100, "optimize": "fused",
 }  # fmt: skip
 _DUAL = {**_TD3, "eps_risk": EPS_RISK, "gamma_risk": 0.9}
+_CLONING = Imitation()
 GAMMAS = (0.5, 0.7, 0.95, 0.99)
 
 # Table I: return and cost after a million interactions, and at convergence. How many that took is damaged in the text:
@@ -109,21 +110,30 @@ def _panda_push() -> Protocol:
     # Its baseline can push already: few steps are spent on random actions.
     correction = {**_DUAL, "learning_starts": 500}
     scripted = _method("Dual agent, scripted baseline", "DualAgent", kwargs=correction, controller="scripted")
-    layered = _method("Scripted + safety layer", None, controller="scripted", safety_layer=True)
+    layered = _method("Scripted + safety layer", None, controller="scripted", safety_layer=LayerFit())
     methods = {
         "dual-agent": scripted,
         "dual-agent-her": replace(scripted, label="Dual agent, learned baseline", controller=HER),
         "cpo": _on_policy("CPO", "CPO", PUSH_LIMIT),
         # PPO's first deviation of 1 would bury what was cloned in noise: of half-random pushes 2 % succeed.
         "bc-cpo": _on_policy(
-            "BC + CPO", "CPO", PUSH_LIMIT, controller="scripted", policy_kwargs={"log_std_init": -1.5}
+            "BC + CPO",
+            "CPO",
+            PUSH_LIMIT,
+            policy_kwargs={"log_std_init": -1.5},
+            controller="scripted",
+            imitation=_CLONING,
         ),
+        # Its critics learn alone at first: what untrained ones say would undo the cloning within a thousand updates.
         "bc-safety-layer": _method(
             "BC + TD3 + safety layer",
             "SafeTD3",
-            kwargs={**_TD3, "learning_starts": 100},
+            kwargs={**_TD3, "learning_starts": 100, "critic_warmup": 10_000},
+            action_noise=0.1,
+            normalize=True,
             controller="scripted",
-            safety_layer=True,
+            imitation=_CLONING,
+            safety_layer=LayerFit(),
         ),
         "safety-layer": layered,
         "safety-layer-her": replace(layered, label="Learned + safety layer", controller=HER),
@@ -155,7 +165,7 @@ def _panda_push() -> Protocol:
 
 
 def _push_baseline() -> Protocol:
-    """The unsafe agent that the push corrects; the settings are the RL Zoo's for this task, the sizes the paper's."""
+    """The unsafe agent that the push corrects: three layers of 256; rate, discount, tau and buffer are the RL Zoo's."""
     her = {
         "learning_rate": 1e-3, "gamma": 0.95, "tau": 0.05, "buffer_size": 1_000_000, "learning_starts": 1000,
         "policy_kwargs": {"net_arch": [256, 256, 256]}, "optimize": "fused",
@@ -179,7 +189,7 @@ def _push_baseline() -> Protocol:
             "short": _budget(env_id, 200_000, 12_500, 20, 100, 1, obstacle=False),
             "paper": _budget(env_id, 500_000, 12_500, 20, 100, 1, obstacle=False),
         },
-        default_methods=("her",),
+        default_methods=("her-alone", "her"),
         cost_limit=PUSH_LIMIT,
         deployed=True,
     )  # fmt: skip

@@ -24,6 +24,10 @@ CostAggregate: TypeAlias = Literal["sum", "any"]
 RENDER_MODES = ("human", "rgb_array")
 
 
+class SimulatorCrashedError(RuntimeError):
+    """The physics server is gone; ``reset()`` starts a new one."""
+
+
 class SimulationError(RuntimeError):
     """Raised by ``SafeEnv._simulate`` when the physics became unstable."""
 

@@ -32,13 +32,18 @@ def collect_constraint_data(env_id: str, n_transitions: int = 10_000, seed: int 
         Transitions with costs and terminals 1 exactly at violations; rows of one rollout follow one another.
 
     Raises:
-        ValueError: if there is no collector for the ID, or ``n_transitions`` is not positive.
+        ValueError: if there is no collector for the ID, ``n_transitions`` is not positive, or
+            ``terminate_on_violation=False`` is asked for.
     """
     env_id = env_id.removeprefix("safe_envs:")
     if env_id not in COLLECTORS:
         raise ValueError(f"env_id must be one of {sorted(COLLECTORS)} (those with a scripted policy), got {env_id!r}")
     if n_transitions < 1:
         raise ValueError(f"n_transitions must be >= 1, got {n_transitions}")
+    if not env_kwargs.get("terminate_on_violation", True):
+        raise ValueError(
+            "rollouts stop at their first violation: collect_rollouts goes on with terminate_on_violation=False"
+        )
     env = gym.make(f"safe_envs:{env_id}", disable_env_checker=True, **env_kwargs)
     task = cast(TaskEnv, env.unwrapped).task
     rng = np.random.default_rng(seed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from itertools import pairwise
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
@@ -19,19 +21,26 @@ from safe_wrappers.info import COST, VIOLATION
 from safe_wrappers.transitions import Transitions
 
 DISTRIBUTION = "sb3-safe"
-ALGORITHM = "scripted"
 ENV_ID_KEY = "safe_env_id"
 
 
-def to_minari(transitions: Transitions, dataset_id: str) -> None:
+def to_minari(
+    transitions: Transitions,
+    dataset_id: str,
+    algorithm: str = "scripted",
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> None:
     """Store transitions as a Minari data set, one episode per run of connected rows.
 
     Costs and violations go into the infos; rewards are not part of ``Transitions`` and are stored as 0. Where
-    the ``env_id`` is registered, its spec is stored, so that ``recover_environment()`` works.
+    the ``env_id`` is registered, its spec is stored, so that ``recover_environment()`` works; it makes the environment
+    that the data are of only if ``env_kwargs`` say which.
 
     Args:
         transitions: array observations, at least one row.
         dataset_id: e.g. ``"safe/navigation1/constraint-v0"``.
+        algorithm: what acted, for the data set's description of itself.
+        env_kwargs: arguments of the environment, e.g. a task of ``TASKS``.
 
     Raises:
         ValueError: if the observations are dicts, there are no rows, or the data set exists already.
@@ -41,17 +50,17 @@ def to_minari(transitions: Transitions, dataset_id: str) -> None:
     if len(transitions) == 0:
         raise ValueError("the data set has no transitions")
     episodes = [_episode(minari, transitions.rows(rows)) for rows in episode_slices(transitions)]
-    env_id = _registered(transitions.env_id)
+    spec = _spec_of(transitions.env_id, env_kwargs or {})
     with warnings.catch_warnings():
         # Minari warns of every optional entry that is left out, such as an e-mail address.
         warnings.simplefilter("ignore", UserWarning)
         dataset = minari.create_dataset_from_buffers(
             dataset_id,
             episodes,
-            env=env_id,
+            env=spec,
             observation_space=_box_of(transitions.observations),
             action_space=_box_of(transitions.actions),
-            algorithm_name=ALGORITHM,
+            algorithm_name=algorithm,
             author=DISTRIBUTION,
             description="Transitions with costs and constraint violations, for pre-training a safety critic.",
             requirements=[DISTRIBUTION],
@@ -122,8 +131,12 @@ def _rows(episode: Any, dataset_id: str) -> Transitions:
     )
 
 
-def _registered(env_id: str | None) -> str | None:
-    return env_id if env_id in gym.registry else None
+def _spec_of(env_id: str | None, env_kwargs: Mapping[str, Any]) -> EnvSpec | None:
+    if env_id not in gym.registry:
+        return None
+    spec = copy.deepcopy(gym.spec(env_id))
+    spec.kwargs.update(env_kwargs)
+    return spec
 
 
 def _box_of(rows: Any) -> spaces.Box:

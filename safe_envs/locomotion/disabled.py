@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -17,10 +17,12 @@ POSITION_NOISE, VELOCITY_NOISE = 0.01, 0.1
 """Standard deviations at the start of an episode."""
 
 CHEETAH_JOINTS = ("bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot")
+CHEETAH_TEST_JOINT = 5
 CHEETAH_EFFORT = 0.05
 
 ANT_LEGS = ((2, 3), (4, 5), (6, 7), (0, 1))
 """Actuators (hip, ankle) of the legs as MESA numbers them: 0 to 2 for training, 3 for testing."""
+ANT_TEST_LEG = 3
 ANT_EFFORT, ANT_BONUS = 0.005, 0.05
 ANT_SHRINKAGE = 0.5
 
@@ -75,6 +77,7 @@ class DisabledRunner(MujocoEnv):
         return position
 
     def _start(self) -> tuple[FloatArray, FloatArray]:
+        self._speed = 0.0
         position = self._initial_position()
         velocity = VELOCITY_NOISE * self.np_random.standard_normal(self.model.nv)
         return position + POSITION_NOISE * self.np_random.standard_normal(len(position)), velocity
@@ -102,7 +105,7 @@ class HalfCheetahDisabledEnv(DisabledRunner):
 
     Args:
         disabled: actuator without power, 0 to 5 (back thigh, shin, foot, front thigh, shin, foot), or its name; None:
-            none. MESA trains on 1 to 4 and tests on 5.
+            none; ``"test"``: 5, with which MESA tests (it trains on 1 to 4), or none where ``power`` is given.
         power: scale of each of the 6 actuators, in [0, 1], for partial failure; None: 1.
         frame_skip: 1 in the paper's code; 5 in Gymnasium's ``HalfCheetah-v5``.
         terminate_on_violation: as in the paper; its data were collected without.
@@ -114,12 +117,14 @@ class HalfCheetahDisabledEnv(DisabledRunner):
 
     def __init__(
         self,
-        disabled: int | str | None = 5,
+        disabled: int | str | None = "test",
         power: ArrayLike | None = None,
         frame_skip: int = 1,
         terminate_on_violation: bool = True,
         render_mode: str | None = None,
     ) -> None:
+        if disabled == "test":
+            disabled = CHEETAH_TEST_JOINT if power is None else None
         if isinstance(disabled, str):
             disabled = _index_of(disabled, CHEETAH_JOINTS)
         scales = _scales(power, len(CHEETAH_JOINTS))
@@ -147,7 +152,7 @@ class AntDisabledEnv(DisabledRunner):
 
     Args:
         disabled: leg without power, 0 to 3 (front left, front right, back left, back right in the model's names); None:
-            none. MESA trains on 0 to 2 and tests on 3.
+            none; ``"test"``: 3, with which MESA tests (it trains on 0 to 2), or none where ``power`` is given.
         power: scale of each of the 8 actuators, in [0, 1], for partial failure; None: 1.
         shrink_disabled: draw the disabled leg in, as in the released code: half the size, the shank inside the thigh
             (masses stay).
@@ -163,7 +168,7 @@ class AntDisabledEnv(DisabledRunner):
 
     def __init__(
         self,
-        disabled: int | None = 3,
+        disabled: int | Literal["test"] | None = "test",
         power: ArrayLike | None = None,
         shrink_disabled: bool = True,
         leaky_observation: bool = False,
@@ -171,6 +176,8 @@ class AntDisabledEnv(DisabledRunner):
         terminate_on_violation: bool = True,
         render_mode: str | None = None,
     ) -> None:
+        if disabled == "test":
+            disabled = ANT_TEST_LEG if power is None else None
         scales = _scales(power, 2 * len(ANT_LEGS))
         if disabled is not None:
             scales[list(ANT_LEGS[_checked_index(disabled, len(ANT_LEGS), "a leg")])] = 0.0

@@ -168,7 +168,8 @@ def as_goal_observation(observations: NDArray[Any], obstacle: bool = True) -> di
 
     Args:
         observations: with ``observe="obstacle"``, or both with ``"angular_velocity"``.
-        obstacle: False for an agent that learned without the obstacle: its entries are 0.
+        obstacle: False for an agent that learned without the obstacle: its entries are 0 (``observe="obstacle"`` only,
+            with ``"angular_velocity"`` the cube's stand there).
     """
     features = observations[..., :18]
     if not obstacle:

@@ -11,13 +11,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
-from safe_envs.core.env import SafeEnv, SimulationError
+from safe_envs.core.env import SafeEnv, SimulationError, SimulatorCrashedError
 from safe_envs.core.geometry import FloatArray
 from safe_envs.sim.bullet_sim import BulletError, BulletSim
-
-
-class SimulatorCrashedError(RuntimeError):
-    """The physics server is gone; ``reset()`` starts a new one."""
 
 
 class BulletEnv(EzPickle, SafeEnv):
@@ -63,6 +59,17 @@ class BulletEnv(EzPickle, SafeEnv):
         if self._sim is None:
             raise ResetNeeded(f"{self._name} has no physics server yet: call reset()")
         return self._sim
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; see ``SafeEnv.reset``.
+
+        Raises:
+            SimulatorCrashedError: if the physics server fails.
+        """
+        try:
+            return super().reset(seed=seed, options=options)
+        except BulletError as error:
+            self._crash(error)
 
     def step(self, action: ArrayLike) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; see ``SafeEnv.step``.

@@ -56,6 +56,8 @@ class BulletSim:
     def __init__(self) -> None:
         self._client = -1
         self._client = pybullet.connect(pybullet.DIRECT)
+        if self._client < 0:
+            raise BulletError("no physics server could be started: are too many worlds open?")
         self.setAdditionalSearchPath(pybullet_data.getDataPath())
 
     @property

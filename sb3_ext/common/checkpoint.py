@@ -194,9 +194,9 @@ def _adopt_statistics(normalizer: VecNormalize | None, packed: PackedEnv) -> Non
 
 
 def _reset_environments(model: Any, steps: int) -> None:
-    """Start new episodes from seeds that depend on the step count only, in this run and in the continued one."""
-    if model.env is not None:
-        model.env.seed((model.seed or 0) + steps)
+    """Start new episodes from a seed of the model's and the step count, in this run and in the continued one."""
+    if model.env is not None:  # hashed: the sum would be another run's seed, or that of an evaluation
+        model.env.seed(int(np.random.SeedSequence((model.seed or 0, steps)).generate_state(1)[0]))
     forget_last_step(model)
     model._costs.reset()
 

@@ -28,7 +28,8 @@ class Controller:
     """A fixed policy as a function of raw observations; actions are in environment units.
 
     A model is copied without its environment and buffers: training it further changes nothing here. Statistics of
-    its own ``VecNormalize`` are taken over, as far as it has its environment.
+    its own ``VecNormalize`` are taken over, as far as it has its environment; SB3's own models do not tell that they
+    learned with one.
 
     Args:
         source: an SB3 model or anything with its ``predict``, or a function of batches, ``obs[B, ...] -> [B, ...]``.
@@ -40,7 +41,8 @@ class Controller:
 
     Raises:
         TypeError: if ``source`` can neither predict nor be called.
-        ValueError: if a model's spaces are not the environment's (and ``observe`` does not translate).
+        ValueError: if a model's spaces are not the environment's (and ``observe`` does not translate), or a model of
+            this package was loaded without the ``VecNormalize`` that it learned with.
 
     Examples:
         >>> space = spaces.Box(-1.0, 1.0, (1,))
@@ -65,9 +67,19 @@ class Controller:
         self.statistics: ObservationStatistics | None = None
         if isinstance(source, BaseAlgorithm):
             self.statistics = ObservationStatistics.from_env(source.get_vec_normalize_env())
+            if self.statistics is None and source.env is None and getattr(source, "normalized_observations", False):
+                raise ValueError(
+                    f"the {self.name} learned with a VecNormalize and was loaded without it: load(path, env=...), with "
+                    "VecNormalize.load(statistics, env) around the environment"
+                )
             source = _for_acting(source)
         self.source = source
-        self.normalizer: VecNormalize | None = None
+        self.see_through(None)
+
+    def see_through(self, normalizer: VecNormalize | None) -> None:
+        """From now on ``predict`` takes what this ``VecNormalize`` normalised; None: raw observations."""
+        self.normalizer = normalizer
+        self.normalized_observations = normalizer is not None and normalizer.norm_obs
 
     def __call__(self, observations: Any) -> NDArray[Any]:
         """Actions ``[B, ...]``, clipped to the action space, for raw observations ``[B, ...]``.
@@ -86,7 +98,16 @@ class Controller:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[NDArray[Any], Any]:
-        """SB3's ``predict``, for one observation or a batch; normalised ones if ``normalizer`` is set."""
+        """SB3's ``predict``, for one observation or a batch; normalised ones after ``see_through(normalizer)``.
+
+        Raises:
+            ValueError: if it comes from a file, without the ``VecNormalize`` that it saw through; and as ``__call__``.
+        """
+        if self.normalized_observations and self.normalizer is None:
+            raise ValueError(
+                f"the {self.name} saw through a VecNormalize, which is not in the file: load(path, env=...) with it, "
+                "or call the controller with raw observations"
+            )
         vectorized = is_vectorized_observation(observation, self.observation_space)
         batch = observation if vectorized else batch_of_one(observation)
         actions = self(batch if self.normalizer is None else self.normalizer.unnormalize_obs(batch))

@@ -71,8 +71,8 @@ def safe_steps(eps_risk: float, gamma_risk: float, horizon: int | None = None) -
         raise ValueError(f"gamma_risk must be in [0, 1), got {gamma_risk}")
     if horizon is None:
         return (1.0 - eps_risk) / (1.0 - gamma_risk)
-    if horizon < 1:
-        raise ValueError(f"horizon must be >= 1 or None, got {horizon}")
+    if horizon < 1 or horizon != int(horizon):
+        raise ValueError(f"horizon must be a whole number >= 1 or None, got {horizon}")
     beyond = gamma_risk * (1.0 - gamma_risk**horizon) / (horizon * (1.0 - gamma_risk))
     return (1.0 - eps_risk) * (1.0 - beyond) / (1.0 - gamma_risk)
 

@@ -172,7 +172,8 @@ class RiskSAC(SafeSAC):
             raise ValueError(f"steps must be >= 0, got {steps}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        self.offline_buffer = self._buffer_of(dataset, check_env_id)
+        self._check_dataset(dataset, check_env_id)
+        self.offline_buffer = self._buffer_of(dataset)
         self._fit_normalisation(dataset)
         self._metrics = defaultdict(list)
         for step in range(steps):
@@ -200,14 +201,17 @@ class RiskSAC(SafeSAC):
             )
         return super().learn(total_timesteps, *args, **kwargs)
 
-    def _buffer_of(self, dataset: Transitions, check_env_id: bool) -> CostStorage:
-        """Recorded transitions as a buffer, after a look at where they come from."""
+    def _check_dataset(self, dataset: Transitions, check_env_id: bool) -> None:
+        """Whether recorded transitions are of this environment, as far as they tell."""
         if not isinstance(dataset, Transitions):
             raise TypeError(
                 f"offline data must be Transitions (safe_envs.collect_constraint_data makes some), got {dataset!r}"
             )
         if check_env_id:
             self._check_origin(dataset)
+        dataset.check_spaces(self.observation_space, self.action_space)
+
+    def _buffer_of(self, dataset: Transitions) -> CostStorage:
         return offline_buffer(dataset, self.observation_space, self.action_space, self.device)
 
     def use_critic(self, critic: SafetyCritic) -> Self:

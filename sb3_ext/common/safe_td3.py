@@ -31,10 +31,12 @@ class SafeTD3(SafeOffPolicy, TD3):
         *args: SB3's further arguments, as they stand there.
         missing_cost: what a step without ``info["cost"]`` means: ``"raise"`` or ``"zero"``.
         optimize: ``"sb3"``, or ``"fused"``, see ``SafeSAC``.
+        critic_warmup: updates at the beginning in which only the critics learn, for an actor that was cloned
+            (``imitate``): it would descend what untrained critics say.
         **kwargs: TD3's arguments.
 
     Raises:
-        ValueError: for unknown options, ``n_steps > 1`` or ``optimize_memory_usage=True``.
+        ValueError: for unknown options, ``critic_warmup < 0``, ``n_steps > 1`` or ``optimize_memory_usage=True``.
 
     Examples:
         >>> model = SafeTD3("MlpPolicy", "Pendulum-v1", learning_starts=10, seed=0).learn(12)
@@ -43,6 +45,12 @@ class SafeTD3(SafeOffPolicy, TD3):
     """
 
     uses_cost: ClassVar[bool] = False
+
+    def __init__(self, policy: Any, env: Any, *args: Any, critic_warmup: int = 0, **kwargs: Any) -> None:
+        if critic_warmup < 0:
+            raise ValueError(f"critic_warmup must be >= 0, got {critic_warmup}")
+        self.critic_warmup = critic_warmup
+        super().__init__(policy, env, *args, **kwargs)
 
     # ------------------------------------------------------------------ hooks
 
@@ -102,8 +110,9 @@ class SafeTD3(SafeOffPolicy, TD3):
         """
         self._metrics[f"{log}/critic_loss"].append(self._fit_critics(policy, batch, targets))
         if self._n_updates % self.policy_delay == 0:
-            loss = actor_loss(*self._own_actions(policy, batch))
-            self._metrics[f"{log}/actor_loss"].append(self._descend(policy, loss))
+            if self._n_updates > self.critic_warmup:
+                loss = actor_loss(*self._own_actions(policy, batch))
+                self._metrics[f"{log}/actor_loss"].append(self._descend(policy, loss))
             self._move_targets(policy)
 
     def _next_values(self, policy: TD3Policy, batch: CostBatch) -> th.Tensor:

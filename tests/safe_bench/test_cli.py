@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+import safe_envs
 from safe_bench import cli
 from safe_bench.pool import Outcome, run_jobs
 from safe_bench.protocols import PROTOCOLS
@@ -184,6 +185,19 @@ def test_run_and_report_from_nothing(tmp_path, capsys, tiny_navigation):
     assert cli.main(["report", *arguments, "--to", str(tmp_path / "report")]) == 0
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     assert "Recovery RL" in capsys.readouterr().out
+
+
+def test_data_are_recorded_without_the_agents(tmp_path, capsys, monkeypatch):
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    few = ["--preset", "quick", "--seeds", "0", "--out", str(tmp_path / "runs"), "--minari", "safe/few"]
+    assert cli.main(["record", "mesa/navigation1", *few]) == 0
+    assert "train-4" in capsys.readouterr().out and not (tmp_path / "runs").exists()
+    stored = minari.load_dataset("safe/few/seed0-test-v0")
+    task = safe_envs.TASKS["navigation1"].test_task(0)
+    assert stored.recover_environment().spec.kwargs["B"] == task["B"]
+    assert cli.main(["record", "recovery-rl/navigation1"]) == 2
+    assert "no agent of recovery-rl/navigation1 learns from recorded data" in capsys.readouterr().err
 
 
 def test_what_several_names_begin_with_runs_and_reports_all_of_them(tmp_path, capsys, tiny_navigation):

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -12,8 +13,9 @@ pytest.importorskip("pybullet")
 
 from safe_bench import agents, figures, report
 from safe_bench.protocols import PROTOCOLS, Budget, Stage
+from safe_bench.protocols.base import Imitation, LayerFit
 from safe_bench.runner import EpisodeRecorder, Job
-from safe_bench.runs import DIAGNOSTICS, Run, RunError
+from safe_bench.runs import DIAGNOSTICS, Run, RunError, read_json, write_json
 from sb3_ext.common.off_policy import SafeOffPolicy
 
 PUSH, HER = "dual-agent/panda-push", "dual-agent/push-baseline"
@@ -27,8 +29,6 @@ def budget(env_id, **kwargs):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """Budgets of a few episodes, in which the agents already learn."""
-    monkeypatch.setattr(agents, "LAYER_STEPS", 200)
-    monkeypatch.setattr(agents, "LAYER_UPDATES", 50)
     monkeypatch.setattr(figures, "save_gif", lambda path, *args: Image.new("RGB", (4, 4)).save(path))
     monkeypatch.setitem(PROTOCOLS[PUSH].presets, "tiny", budget("safe/PandaPush-v0"))
     monkeypatch.setitem(PROTOCOLS[HER].presets, "tiny", budget("safe/PandaPushGoal-v0", obstacle=False))
@@ -36,8 +36,9 @@ def tiny(monkeypatch):
         for name, method in PROTOCOLS[protocol].methods.items():
             small = {"learning_starts": 60} if "learning_starts" in method.kwargs else {}
             small |= {"n_steps": 50, "batch_size": 25} if "cost_limit" in method.kwargs else {}
-            few = None if method.demonstrations is None else 100
-            changed = replace(method, kwargs={**method.kwargs, **small}, demonstrations=few)
+            parts = {"demonstrations": 100, "safety_layer": LayerFit(200, 50), "imitation": Imitation(200, 300)}
+            few = {part: size for part, size in parts.items() if getattr(method, part) is not None}
+            changed = replace(method, kwargs={**method.kwargs, **small}, **few)
             monkeypatch.setitem(PROTOCOLS[protocol].methods, name, changed)
 
 
@@ -124,13 +125,39 @@ def test_a_controller_behind_a_safety_layer_is_evaluated_without_learning(tmp_pa
 def test_other_algorithms_imitate_the_controller_before_they_learn(tmp_path, monkeypatch, method):
     imitated, imitate = [], agents.sb3_ext.imitate
 
-    def few_steps(model, controller, **settings):
+    def recorded(model, controller, **settings):
         imitated.append((model.num_timesteps, controller.name, settings["seed"]))
-        assert imitate(model, controller, **{**settings, "n_steps": 200, "n_updates": 300}) < 0.2
+        error = imitate(model, controller, **settings)
+        assert error < 0.5 * np.var(_actions_of(controller))  # half of what the best constant action leaves
+        return error
 
-    monkeypatch.setattr(agents.sb3_ext, "imitate", few_steps)
-    assert run(tmp_path, method).summary["timesteps"] == 150
+    monkeypatch.setattr(agents.sb3_ext, "imitate", recorded)
+    found = run(tmp_path, method)
+    assert found.summary["timesteps"] == 150
     assert imitated == [(0, "controller PushController", 0)]
+    assert found.summary["prior_steps"] == (400 if method == "bc-safety-layer" else 200)
+
+
+def _actions_of(controller):
+    env = gym.make("safe/PandaPush-v0")
+    observation, actions = env.reset(seed=0)[0], []
+    for _ in range(50):
+        actions.append(controller.predict(observation)[0])
+        observation = env.step(actions[-1])[0]
+    env.close()
+    return np.array(actions)
+
+
+def test_a_run_goes_on_with_the_controller_that_it_began_with(tmp_path):
+    run(tmp_path, "her", HER)
+    found = run(tmp_path, "safety-layer-her")
+    (found.path / "summary.json").unlink()
+    assert run(tmp_path, "safety-layer-her").summary["controller"] == found.summary["controller"]
+    (found.path / "summary.json").unlink()
+    summary = tmp_path / HER / "her" / "seed-0" / "summary.json"
+    write_json(summary, {**read_json(summary), "commit": "another"})
+    with pytest.raises(RunError, match=r"began with .* now it is .*another.*: remove that folder"):
+        run(tmp_path, "safety-layer-her")
 
 
 def test_a_learned_baseline_is_demonstrated_to_and_then_corrected(tmp_path):

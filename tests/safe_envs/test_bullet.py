@@ -12,6 +12,7 @@ import pytest
 from env_ids import BULLET_IDS, needs_bullet
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
+import safe_envs
 from safe_wrappers.info import COST
 
 every_bullet_env = pytest.mark.parametrize("env_id", BULLET_IDS)
@@ -115,8 +116,6 @@ def test_closed_environments_start_again_at_a_reset(env_id):
 def test_a_crash_names_environment_and_step(env_id):
     import pybullet
 
-    from safe_envs.sim.bullet_env import SimulatorCrashedError
-
     env = gym.make(env_id, disable_env_checker=True)
     expected = rollout(env)
     env.reset(seed=0)
@@ -124,10 +123,25 @@ def test_a_crash_names_environment_and_step(env_id):
     env.step(still)
     env.step(still)
     pybullet.disconnect(physicsClientId=env.unwrapped.sim.client_id)
-    with pytest.raises(SimulatorCrashedError, match=f"{env_id} failed at step 3"):
+    with pytest.raises(safe_envs.SimulatorCrashedError, match=f"{env_id} failed at step 3"):
         env.step(still)
     with pytest.raises(gym.error.ResetNeeded):
         env.step(still)
+    assert np.array_equal(rollout(env), expected)
+
+
+@needs_bullet
+@every_bullet_env
+def test_a_crash_in_reset_is_named_too(env_id, monkeypatch):
+    import pybullet
+
+    env = gym.make(env_id, disable_env_checker=True)
+    expected = rollout(env)
+    with monkeypatch.context() as patch:
+        patch.setattr(pybullet, "connect", lambda mode: -1)
+        pybullet.disconnect(physicsClientId=env.unwrapped.sim.client_id)
+        with pytest.raises(safe_envs.SimulatorCrashedError, match=f"{env_id} failed at step 0: no physics server"):
+            env.reset()
     assert np.array_equal(rollout(env), expected)
 
 

@@ -81,6 +81,8 @@ def test_bad_requests_raise():
         collect_constraint_data("CartPole-v1")
     with pytest.raises(ValueError, match="n_transitions"):
         collect_constraint_data("safe/Navigation1-v0", 0)
+    with pytest.raises(ValueError, match="stop at their first violation: collect_rollouts"):
+        collect_constraint_data("safe/Navigation1-v0", 100, terminate_on_violation=False)
 
 
 @every_collector
@@ -93,6 +95,18 @@ def test_minari_keeps_every_row(env_id, tmp_path, monkeypatch):
     assert equal(load_minari("safe/tests/constraint-v0"), data)
     with pytest.raises(ValueError):
         to_minari(data, "safe/tests/constraint-v0")
+
+
+def test_minari_recovers_the_environment_that_the_data_are_of(tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    task = {"B": [[0.5, 0.0], [0.0, 1.5]]}
+    data = collect_constraint_data("safe/Navigation2-v0", 200, **task)
+    to_minari(data, "safe/tests/drawn-v0", algorithm="chance", env_kwargs=task)
+    stored = minari.load_dataset("safe/tests/drawn-v0")
+    assert stored.recover_environment().spec.kwargs["B"] == task["B"]
+    assert stored.storage.metadata["algorithm_name"] == "chance"
+    assert "B" not in gym.spec("safe/Navigation2-v0").kwargs
 
 
 def test_minari_without_env_id(tmp_path, monkeypatch):

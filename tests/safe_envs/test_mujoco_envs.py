@@ -155,7 +155,7 @@ def test_disabled_actuators_do_nothing_and_cost_nothing(env_id, kwargs, dead):
 
 def test_partial_power_scales_the_action():
     power = np.linspace(0.5, 0.95, 6)
-    weak, healthy = make(CHEETAH, disabled=None, power=power), make(CHEETAH, disabled=None)
+    weak, healthy = make(CHEETAH, power=power), make(CHEETAH, disabled=None)
     action = np.full(6, 0.8)
     assert np.array_equal(weak.step(action)[0], healthy.step(action * power)[0])
 
@@ -208,6 +208,14 @@ def test_released_ant_observation_shows_reward_and_violation():
     assert env.step(action)[0][42] == 1.0
 
 
+def test_released_ant_observation_begins_anew_with_the_episode():
+    env = make(ANT, leaky_observation=True)
+    first = env.reset(seed=0)[0]
+    for _ in range(20):
+        env.step(env.action_space.sample())
+    assert np.array_equal(env.reset(seed=0)[0], first)
+
+
 def test_disabled_ant_leg_is_drawn_in_and_keeps_its_mass():
     lame, whole = make(ANT, disabled=3), make(ANT, disabled=3, shrink_disabled=False)
     for name in ("rightback_leg_geom", "fourth_ankle_geom"):
@@ -245,6 +253,20 @@ def test_every_task_of_every_family_can_be_made(name):
         env.reset(seed=0)
         env.step(env.action_space.sample())
     assert tasks.test_task(seed=1) == tasks.test_task(seed=1)
+
+
+def test_families_are_those_of_the_thesis():
+    tasks = safe_envs.TASKS
+    for name, trained, tested in (("halfcheetah-disabled", (1, 2, 3, 4), 5), ("ant-disabled", (0, 1, 2), 3)):
+        assert tasks[name].training_tasks() == [{"disabled": each} for each in trained]
+        assert tasks[name].test_task() == {"disabled": tested}
+        default = tasks[name].make({}).unwrapped
+        assert np.array_equal(default.power, tasks[name].make(tasks[name].test_task()).unwrapped.power)
+    lengths = [task["length"] for task in tasks["cartpole-length"].training_tasks(200)]
+    assert tasks["cartpole-length"].test_task() == {"length": 1.0}
+    assert 0.4 <= min(lengths) < 0.41 and 0.79 < max(lengths) <= 0.8
+    weak = [tasks["halfcheetah-partial"].test_task(seed)["power"] for seed in range(50)]
+    assert 0.5 <= np.min(weak) < 0.52 and 0.93 < np.max(weak) <= 0.95
 
 
 def test_drawn_matrices_act():

@@ -46,6 +46,8 @@ def test_drawn_tasks_depend_on_the_seed_and_not_on_their_number():
     assert DRAWN.training_tasks(5, seed=1)[:2] == DRAWN.training_tasks(2, seed=1)
     assert DRAWN.training_tasks(2, seed=1) != DRAWN.training_tasks(2, seed=2)
     assert DRAWN.test_task(seed=1) == DRAWN.test_task(seed=1) != DRAWN.test_task(seed=2)
+    drawn = DRAWN.training_tasks(1, seed=1)[0]["g"]
+    assert drawn != DRAWN.train(np.random.default_rng(1))["g"]  # a stream of its own
     assert DRAWN.test_task(0)["g"] >= 10.0 > max(task["g"] for task in DRAWN.training_tasks(20))
 
 

@@ -18,6 +18,7 @@ from corridors import (
     noise,
     recorded,
     some_observations,
+    tensors,
     tiny,
     vec,
     weights,
@@ -83,6 +84,20 @@ def test_takes_an_environment_by_itself_and_from_make_vec_env(cls):
     for env in (CostMonitor(Corridor()), make_vec_env(Corridor, n_envs=2, seed=3)):
         model = tiny(cls, env).learn(30)
         assert model.num_timesteps == 30 and len(model.ep_info_buffer) > 0
+
+
+def test_a_cloned_actor_waits_for_its_critics():
+    model, untouched = (tiny(SafeTD3, critic_warmup=10) for _ in range(2))
+
+    def moved_parts():
+        parts = ("actor", "critic", "critic_target")
+        states = [[tensors(dict(getattr(each, part).state_dict())) for part in parts] for each in (untouched, model)]
+        return [bool(differing(before, after)) for before, after in zip(*states, strict=True)]
+
+    model.learn(30)
+    assert model._n_updates == 10 and moved_parts() == [False, True, True]
+    model.learn(10, reset_num_timesteps=False)
+    assert moved_parts() == [True, True, True]
 
 
 @pytest.mark.parametrize("cls", [RecoveryRL, SafeTD3])

@@ -135,6 +135,18 @@ def test_environments_that_cannot_be_copied_are_reset_in_both_runs(normalize, tm
         model.get_env().close()
 
 
+def test_new_episodes_have_seeds_that_are_no_other_runs(monkeypatch, tmp_path):
+    seeds = set()
+    for seed in (0, 1):
+        model = tiny(SACLag, vec(1, subprocess=True), seed=seed)
+        monkeypatch.setattr(model.env, "seed", lambda value: seeds.add(value))
+        for steps in (0, 1, 100_000):
+            model.num_timesteps = steps
+            model.save_checkpoint(tmp_path)
+        model.get_env().close()
+    assert len(seeds) == 6 and not seeds & {0, 1, 2, 100_000, 100_001}
+
+
 # ---------------------------------------------------------------------- damage
 
 

@@ -87,17 +87,17 @@ def test_the_actors_loss_by_hand():
     assert model._actor_loss(batch, actions, value).item() == pytest.approx(2.0 - 2.0 * 3.5)  # |0 - (1, 1)|^2 = 2
 
 
-def test_the_multiplier_starts_at_zero_and_follows_the_shortfall():
+def test_the_multiplier_starts_at_zero_and_follows_the_shortfall(monkeypatch):
     model = tiny(DualAgent, multiplier_learning_rate=0.01, learning_starts=1000).learn(30)
     assert model.multiplier.value == 0.0
-    model.required_value += 5.0  # more than it starts from
+    monkeypatch.setattr(DualAgent, "required_value", model.required_value + 5.0)  # more than it starts from
     model.train(gradient_steps=7, batch_size=16)
     expected = 0.0
     for value in model._metrics["safety/value"]:
         expected = max(expected + 0.01 * (model.required_value - value), 0.0)
     assert len(model._metrics["safety/value"]) == 3 and expected > 0.0
     assert model.multiplier.value == pytest.approx(expected)
-    model.required_value = -1e6
+    monkeypatch.setattr(DualAgent, "required_value", -1e6)
     model.train(gradient_steps=2, batch_size=16)
     assert model.multiplier.value == 0.0
 
@@ -241,6 +241,38 @@ def test_a_baseline_of_other_actions_is_refused():
         tiny(DualAgent, baseline=SAC("MlpPolicy", env), baseline_observation=lambda obs: obs)
 
 
+def test_a_controller_of_other_spaces_is_refused():
+    made = tiny(DualAgent, baseline=to_the_right).baseline
+    other = Corridor()
+    other.action_space = spaces.Box(-1.0, 1.0, (2,))
+    with pytest.raises(ValueError, match=r"was made for the action space .*, the environment has Box\(-1"):
+        tiny(DualAgent, other, baseline=made)
+    with pytest.raises(ValueError, match="was made for the observation space"):
+        tiny(DualAgent, DictCorridor(), baseline=made)
+    with pytest.raises(ValueError, match="a Controller has its own observe"):
+        tiny(DualAgent, baseline=made, baseline_observation=lambda obs: obs)
+
+
+def test_a_baseline_that_saw_normalised_observations_says_what_it_lacks(tmp_path):
+    env = vec(normalize=True)
+    model = tiny(DualAgent, env, baseline=to_the_right).learn(60)
+    with pytest.raises(ValueError, match="trained under VecNormalize, env shows raw observations"):
+        evaluate_safely(model.baseline, vec(), 1)
+    model.save(tmp_path / "model")
+    alone, seen = DualAgent.load(tmp_path / "model"), env.reset()
+    assert alone.predict(seen)[0].shape == (1, 2)
+    with pytest.raises(ValueError, match=r"saw through a VecNormalize, which is not in the file: load\(path, env="):
+        alone.baseline.predict(seen)
+    again = DualAgent.load(tmp_path / "model", env=env)
+    assert np.allclose(again.baseline.predict(seen)[0], model.baseline.predict(seen)[0])
+
+
+def test_a_model_without_its_statistics_is_no_baseline(tmp_path):
+    tiny(SafeTD3, vec(normalize=True)).learn(30).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="baseline SafeTD3 learned with a VecNormalize and was loaded without it"):
+        tiny(DualAgent, baseline=SafeTD3.load(tmp_path / "model"))
+
+
 def of_one(obs):
     return obs * np.nan
 
@@ -266,7 +298,10 @@ def test_bad_baselines(baseline, error, message):
         ({"eps_risk": float("nan")}, "eps_risk must be"),
         ({"gamma_risk": 1.0}, r"gamma_risk must be in \[0, 1\), got 1.0"),
         ({"gamma_risk": -0.1}, "gamma_risk must be"),
-        ({"horizon": 0}, "horizon must be >= 1 or None, got 0"),
+        ({"horizon": 0}, "horizon must be a whole number >= 1 or None, got 0"),
+        ({"horizon": 2.5}, "horizon must be a whole number >= 1 or None, got 2.5"),
+        ({"multiplier_learning_rate": float("nan")}, "multiplier_learning_rate must be finite and >= 0, got nan"),
+        ({"critic_warmup": -1}, "critic_warmup must be >= 0, got -1"),
         ({"horizon": 10, "safe_ends": True}, "safe_ends=True needs horizon=None"),
         ({"baseline_share": 2.0}, "baseline_share must be"),
     ],
@@ -306,6 +341,18 @@ def test_a_baseline_that_cannot_be_saved_must_be_passed_again(tmp_path):
     with pytest.warns(UserWarning, match="is not saved"):
         model.save_checkpoint(tmp_path / "checkpoint")
     DualAgent.load_checkpoint(tmp_path / "checkpoint", baseline=Unsaved()).learn(10, reset_num_timesteps=False)
+
+
+def test_another_limit_may_be_loaded_but_no_other_meaning_of_the_values(tmp_path):
+    tiny(DualAgent).save(tmp_path / "model")
+    model = DualAgent.load(tmp_path / "model", eps_risk=0.5)
+    assert model.required_value == pytest.approx(safe_steps(0.5, 0.9))
+    assert DualAgent.load(tmp_path / "model", gamma_risk=0.9).required_value == pytest.approx(9.5)
+    for name, value in {"gamma_risk": 0.5, "horizon": 10, "safe_ends": True}.items():
+        with pytest.raises(ValueError, match=f"have learned with {name}=.*, got {value}"):
+            DualAgent.load(tmp_path / "model", **{name: value})
+    with pytest.raises(ValueError, match=r"eps_risk must be in \[0, 1\], got 2"):
+        DualAgent.load(tmp_path / "model", eps_risk=2)
 
 
 def test_a_model_that_learns_its_baseline_takes_none_from_load(tmp_path):

@@ -1,6 +1,7 @@
 """Meta-learned safety critics: the meta-gradient, the three phases, and critics that change hands."""
 
 import itertools
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -35,6 +36,7 @@ from sb3_ext import (
     save_critic,
 )
 from sb3_ext.common.fused import FusedEnsemble, FusedMLP, fuse
+from sb3_ext.common.meta import MAX_GRADIENT_NORM
 
 pytestmark = pytest.mark.filterwarnings(QUIET)
 SPACES = Box(-10.0, 10.0, (2,), np.float32), Box(-1.0, 1.0, (1,), np.float32)
@@ -91,7 +93,7 @@ def test_meta_gradient_of_a_linear_critic_is_that_worked_out_by_hand():
     w = np.array([0.5, -1.0, 2.0, 0.0])  # two observations, one action, and the bias, which sees a 1
     (weight,), (bias,) = critic.online.heads.layers()
     weight.data[0, :, 0], bias.data[0, 0, 0] = th.tensor(w[:3]), w[3]
-    x, y, z, v, rate = np.array([1.0, 2.0, -1.0, 1.0]), 1.0, np.array([0.0, 1.0, 3.0, 1.0]), -2.0, 0.1
+    x, y, z, v, rate = np.array([1.0, 2.0, -1.0, 1.0]), 1.0, np.array([0.5, 1.0, -1.0, 1.0]), -2.0, 0.1
 
     def labelled(row, target):
         values = th.tensor(row, dtype=th.float32)[None]
@@ -100,9 +102,21 @@ def test_meta_gradient_of_a_linear_critic_is_that_worked_out_by_hand():
     learner = MetaLearner(critic, inner_lr=rate, outer_lr=1e-9)
     learner.update([(labelled(x, y), labelled(z, v))])
     adapted = w - 2 * rate * (w @ x - y) * x
-    expected = (np.eye(4) - 2 * rate * np.outer(x, x)) @ (2 * (adapted @ z - v) * z)
-    expected *= min(1.0, 40.0 / np.linalg.norm(expected))
-    assert np.allclose([*weight.grad[0, :, 0].tolist(), bias.grad.item()], expected, rtol=1e-5, atol=1e-4)
+    first_order = 2 * (adapted @ z - v) * z
+    expected = (np.eye(4) - 2 * rate * np.outer(x, x)) @ first_order
+    found = [*weight.grad[0, :, 0].tolist(), bias.grad.item()]
+    assert np.linalg.norm(expected) < MAX_GRADIENT_NORM
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+    not_adapted = 2 * (w @ z - v) * z
+    assert not np.allclose(expected, first_order, atol=0.5) and not np.allclose(expected, not_adapted, atol=0.5)
+
+
+def test_a_large_meta_gradient_is_clipped():
+    critic = SafetyCritic(*SPACES, kind="return", net_arch=(), n_critics=1)
+    batch = batch_of()
+    MetaLearner(critic, inner_lr=0.1, outer_lr=1e-9).update([(batch, batch._replace(targets=1e4 + batch.targets))])
+    norm = th.cat([p.grad.flatten() for p in critic.online.parameters()]).norm().item()
+    assert norm == pytest.approx(MAX_GRADIENT_NORM, rel=1e-3)
 
 
 def test_the_outer_step_is_adam_on_the_mean_over_tasks():
@@ -191,7 +205,8 @@ def test_fused_extractors_have_the_same_meta_gradient():
         ({"outer_lr": -1.0}, "outer_lr must be > 0"),
         ({"inner_lr": np.nan}, "inner_lr must be > 0"),
         ({"inner_steps": 0}, "inner_steps must be >= 1"),
-        ({"tasks_per_step": 0}, "tasks_per_step must be >= 1"),
+        ({"tasks_per_step": 0}, "tasks_per_step must be a whole number >= 1"),
+        ({"tasks_per_step": 2.5}, "tasks_per_step must be a whole number >= 1, got 2.5"),
     ],
 )
 def test_bad_settings_raise_when_the_model_is_made(kwargs, message):
@@ -229,7 +244,7 @@ def test_phases_change_what_they_should_and_nothing_else(cls):
     assert differing(task_policy, weights_of(model.policy)) == []
     assert len(model.offline_buffer.observations) == 40
     model.learn(60)
-    assert model.n_interventions >= 0 and differing(task_policy, weights_of(model.policy))
+    assert differing(task_policy, weights_of(model.policy))
 
 
 def test_adaptation_uses_adam_at_the_inner_rate():
@@ -241,11 +256,25 @@ def test_adaptation_uses_adam_at_the_inner_rate():
     assert model.safety_critic.optimizer.state == {}  # phase 1 has an optimiser of its own
 
 
-def test_the_recovery_policy_learns_where_it_is_told():
-    far = recorded(seed=3)
-    models = [tiny(MESA).meta_train([recorded()], 5, recovery_dataset=own) for own in (None, far)]
-    first, second = (weights_of(model.recovery_policy) for model in models)
-    assert differing(first, second)
+@BOTH
+@pytest.mark.parametrize("told", [True, False])
+def test_the_recovery_policy_learns_where_it_is_told(cls, told, monkeypatch):
+    own, training = recorded(seed=3), recorded()
+    model, seen = tiny(cls), []
+    update = model.recovery_policy.update
+    monkeypatch.setattr(model.recovery_policy, "update", lambda *a, **k: seen.append(a[0]) or update(*a, **k))
+    model.meta_train([training], 3, recovery_dataset=own if told else None)
+    known = {tuple(row) for row in (own if told else training).observations.tolist()}
+    rows = [tuple(row) for observations in seen for row in observations.tolist()]
+    assert len(seen) == 3 and set(rows) <= known
+
+
+@BOTH
+def test_scales_stay_at_a_second_adaptation(cls):
+    model = tiny(cls, scale_inputs=True).adapt(recorded(40), 2)
+    mean = model.safety_critic.online.observation_mean.clone()
+    model.adapt(recorded(40, seed=4), 2).meta_train([recorded(seed=5)], 2)
+    assert th.equal(mean, model.safety_critic.online.observation_mean)
 
 
 def test_an_adapted_critic_tells_tasks_apart():
@@ -302,7 +331,9 @@ def test_progress_is_told():
         ([], {}, "at least one training environment"),
         ([recorded()], {"iterations": 0}, "iterations must be >= 1, got 0"),
         ([recorded(), recorded(dict_obs=True)], {}, r"datasets\[1\]: observations"),
-        ([recorded(), "data"], {}, "must be Transitions"),
+        ([recorded(), "data"], {}, r"datasets\[1\]: offline data must be Transitions"),
+        (recorded(), {}, "datasets must be a list"),
+        ([recorded(), replace(recorded(), actions=50.0 * recorded().actions)], {}, r"datasets\[1\]: actions: expected"),
         ([recorded()], {"recovery_dataset": recorded(dict_obs=True)}, "recovery_dataset: observations"),
     ],
 )
