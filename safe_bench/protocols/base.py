@@ -266,7 +266,10 @@ class Protocol:
 
 
 def run_config(protocol: Protocol, preset: str, method: str, seed: int) -> dict[str, Any]:
-    """Everything that decides the outcome of one run, as plain data; settings that are None are left out."""
+    """All that is set for one run, as plain data; settings that are None are left out.
+
+    What else decides its outcome is code (ranges of ``TASKS``, collectors): the summary names the commit.
+    """
     budget = {key: value for key, value in asdict(protocol.budget(preset)).items() if key != "seeds"}
     return {
         "protocol": protocol.name,

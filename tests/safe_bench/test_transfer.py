@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -16,7 +17,6 @@ from safe_bench.recordings import TEST, recordings, silent
 from safe_bench.runner import Job
 from safe_bench.runs import RunError
 from safe_bench.transfer import at_seed, learn_transfer
-from safe_wrappers import Transitions
 from sb3_ext import MultiTask
 
 NAVIGATION, CART_POLE, SIZES = "mesa/navigation1", "mesa/cartpole-length", "mesa/test-size"
@@ -259,4 +259,6 @@ def test_protocols_describe_environments_that_exist(name):
 
 def test_recorded_rows_fit_the_environment():
     sources = recordings(budget(SCRIPTED), 0, "runs")
-    assert all(isinstance(source.load(), Transitions) for source in sources.values())
+    env = gym.make("safe/Navigation1-v0")
+    for source in sources.values():
+        source.load().check_spaces(env.observation_space, env.action_space)

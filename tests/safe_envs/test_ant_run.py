@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from env_ids import needs_bullet
 
-import safe_envs
 from safe_wrappers.info import COST, SIMULATION_ERROR, SUCCESS, VIOLATION
 
 pytestmark = needs_bullet
@@ -136,7 +135,3 @@ def test_picture_shows_the_side_lines_and_the_violation():
     env.step(STILL)
     frame = env.render().astype(int)
     assert ((frame[..., 0] > 150) & (frame[..., 1] < 80)).sum() > red.sum()
-
-
-def test_it_is_exported_lazily():
-    assert "safe/AntRun-v0" in safe_envs.ENV_IDS
