@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,6 +172,7 @@ def _record(options: argparse.Namespace, console: Console) -> int:
         for name, each in found.items():
             data = each.load()
             task = ", ".join(f"{key}={value}" for key, value in each.task.items())
+            task = re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3f}", task)
             table.add_row(name, task, f"{len(data):,}", f"{data.n_violations:,}")
             if options.minari:
                 to_minari(data, f"{options.minari}/{name}-v0", algorithm=each.source, env_kwargs=each.env_kwargs)
