@@ -11,6 +11,7 @@ import torch as th
 from corridors import (
     HIGH,
     LOW,
+    QUIET,
     Corridor,
     DictCorridor,
     assert_same_weights,
@@ -194,6 +195,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.filterwarnings(QUIET)
 @pytest.mark.parametrize("kind", SOURCES)
 def test_any_model_is_a_baseline_and_comes_back_from_a_file(kind, tmp_path):
     source, (obs, _) = SOURCES[kind](), some_observations()
