@@ -44,8 +44,12 @@ def make_model(method: Method, env: VecEnv, seed: int, controller: Controller | 
     model = algorithm(policy, env, **kwargs)
     if method.imitation is not None:
         how = method.imitation
-        share = how.controller_share
-        sb3_ext.imitate(model, controller, n_steps=how.steps, n_updates=how.updates, controller_share=share, seed=seed)
+        settings: dict[str, Any] = {
+            "n_steps": how.steps,
+            "n_updates": how.updates,
+            "controller_share": how.controller_share,
+        }
+        sb3_ext.imitate(model, controller, seed=seed, **settings)
     if method.demonstrations is not None:
         assert controller is not None
         _demonstrate(model, controller, method.demonstrations, seed)
@@ -119,8 +123,8 @@ def trained_model(name: str, out: str | Path, seed: int, preset: str | None = No
     return file
 
 
-def keep_origin(folder: Path, method: Method, out: str | Path, seed: int, preset: str) -> None:
-    """Write down what a run begins with, before anything is made of it: prior steps, the controller, first weights.
+def keep_origin(folder: Path, method: Method, out: str | Path, seed: int, preset: str) -> dict[str, Any]:
+    """What a run begins with, written down before anything is made of it: prior steps, the controller, first weights.
 
     Raises:
         RunError: if the run in this folder began with another controller, or what it is to begin with is not there.
@@ -130,13 +134,16 @@ def keep_origin(folder: Path, method: Method, out: str | Path, seed: int, preset
     if method.controller is not None and "/" in method.controller:
         found["controller"] = _provenance_of(trained_model(method.controller, out, CONTROLLER_SEED))  # of any preset
     if file.is_file():
-        begun, now = read_json(file).get("controller"), found.get("controller")
+        kept = read_json(file)
+        begun, now = kept.get("controller"), found.get("controller")
         if begun != now:
             raise RunError(f"{folder} began with {begun}, now it is {now}: remove that folder")
-        return
+        return kept
     if method.start is not None:
         found["start"] = _provenance_of(trained_model(method.start, out, seed, preset))
-    write_json(file, found)
+    if found:
+        write_json(file, found)
+    return found
 
 
 def _provenance_of(model: Path) -> dict[str, Any]:

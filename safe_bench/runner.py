@@ -26,7 +26,6 @@ from safe_bench.runs import (
     EPISODES,
     EVALUATIONS,
     OFFLINE,
-    ORIGIN,
     SAFETY_DATA,
     RunFolder,
     provenance,
@@ -93,7 +92,7 @@ class _Execution:
         self.controller, self.layer = None, None
         if self.method.controller is not None:
             self.controller = find_controller(self.method.controller, job.out, self.budget.stages[0])
-        keep_origin(self.folder.path, self.method, job.out, job.seed, job.preset)
+        self.origin = keep_origin(self.folder.path, self.method, job.out, job.seed, job.preset)
         if self.method.safety_layer is not None:
             assert self.controller is not None
             how, stage = self.method.safety_layer, self.budget.stages[0]
@@ -115,8 +114,7 @@ class _Execution:
         seconds = round(time.monotonic() - started, 1)
         amounts = {"timesteps": steps, "episodes": len(self.rows)}
         amounts |= {name: int(getattr(model, name)) for name in SAFETY_DATA if hasattr(model, name)}
-        origin = read_json(self.folder.path / ORIGIN)
-        summary = {"seconds": seconds, **amounts, **origin, **provenance()}
+        summary = {"seconds": seconds, **amounts, **self.origin, **provenance()}
         write_json(self.folder.path / "summary.json", summary)
         shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
         if getattr(model, "env", None) is not None:
@@ -147,7 +145,7 @@ class _Execution:
         budget, job, file = self.budget, self.job, self.folder.path / OFFLINE
         if budget.transfer is not None:
             sources = recordings(budget, job.seed, job.out)
-            write_json(file, learn_transfer(model, self.method, budget, job.seed, sources, self.report))
+            write_json(file, learn_transfer(model, self.method, budget, sources, self.report))
             return
         data = safe_envs.collect_constraint_data(
             stage.env_id, budget.offline_transitions, seed=job.seed, **stage.env_kwargs

@@ -28,7 +28,7 @@ def at_seed(budget: Budget, seed: int) -> Budget:
 
 
 def learn_transfer(
-    model: Any, method: Method, budget: Budget, seed: int, sources: dict[str, Recording], report: Report
+    model: Any, method: Method, budget: Budget, sources: dict[str, Recording], report: Report
 ) -> dict[str, Any]:
     """Phases 1 and 2 of MESA and Multi-Task, or pre-training on the test environment alone.
 
