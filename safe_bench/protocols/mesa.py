@@ -94,7 +94,7 @@ def _cart_pole() -> Protocol:
         "safe/CartPoleLength-v0", _methods(0.8, 0.1),
         {
             "quick": _budget(quick, 1_000, 300, 20, 10, 2),
-            "short": _budget(short, 1_000, 10_000, 100, 50, 5),
+            "short": _budget(short, 1_000, 10_000, 250, 50, 5),
             "paper": _budget(paper, 1_000, 10_000, 400, 50, 5),
         },
     )  # fmt: skip
