@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import safe_envs
-from sb3_ext import RecoveryRL, SafeEvalCallback, evaluate_safely
+from sb3_ext import TUNED_RECOVERY, RecoveryRL, SafeEvalCallback, evaluate_safely
 
 ENV_ID = "safe/Navigation2-v0"
 
@@ -24,7 +24,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    model = RecoveryRL("MlpPolicy", ENV_ID, gamma_risk=0.65, eps_risk=0.1, seed=0)
+    model = RecoveryRL("MlpPolicy", ENV_ID, gamma_risk=0.65, eps_risk=0.1, seed=0, **TUNED_RECOVERY)
     model.pretrain(safe_envs.collect_constraint_data(ENV_ID, 20_000, seed=0), steps=args.pretrain)
     # Among the models without a violation in the evaluation, the one with the highest return is kept.
     keep_best = SafeEvalCallback(

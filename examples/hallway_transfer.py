@@ -33,7 +33,7 @@ def main():
     args = parser.parse_args()
 
     env = make("safe/HallwayWallsPoint-v0")
-    model = RecurrentSACLag("MultiInputPolicy", env, cost_limit=0.01, seed=0, **SMALL_RECURRENT)
+    model = RecurrentSACLag("MultiInputPolicy", env, step_limit=0.01, seed=0, **SMALL_RECURRENT)
     model.learn(args.steps)
     show("among humanoids, learned among walls only", model, args.episodes)
     model.save("walls.zip")

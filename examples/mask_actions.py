@@ -11,7 +11,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 
 from safe_wrappers import ActionMask, sample_safely
-from sb3_ext import pretrained_filter
+from sb3_ext import evaluate_safely, pretrained_filter
 
 ENV_ID = "safe_envs:safe/Navigation2-v0"
 
@@ -26,16 +26,8 @@ def main():
     # 1. The two-dimensional action becomes a choice among 5 x 5, of which the mask allows those with little risk.
     env = ActionMask(gym.make(ENV_ID), critic.risk, critic.eps_risk, bins=5)
     model = MaskablePPO("MlpPolicy", env, gamma=0.95, seed=0).learn(args.steps)
-    violations = 0
-    for seed in range(10):
-        obs, _ = env.reset(seed=1000 + seed)
-        done = False
-        while not done:
-            action, _ = model.predict(obs, action_masks=env.action_masks(), deterministic=True)
-            obs, _, terminated, truncated, info = env.step(action)
-            done = terminated or truncated
-        violations += info["constraint_violation"]
-    print(f"MaskablePPO: {violations} of 10 episodes violated the constraint")
+    result = evaluate_safely(model, env, n_eval_episodes=10, seed=1000)  # with the masks, as in training
+    print(f"MaskablePPO: {result.violations.sum()} of 10 episodes violated the constraint")
 
     # 2. A continuous policy, here an untrained one, sampled until the critic agrees (SQRL, equation 3).
     obs, _ = env.reset(seed=0, options={"state": [-25.0, 9.0]})

@@ -1,6 +1,6 @@
 """PPO with a limit on cost, on Safety-Gymnasium's PointGoal1.
 
-pip install 'sb3-safe[safety-gym]' && pip install --no-deps safety-gymnasium==1.0.0
+pip install -e '.[safety-gym]' && pip install --no-deps safety-gymnasium==1.0.0
 python examples/safety_gym_ppo_lag.py
 """
 

@@ -11,10 +11,9 @@ import argparse
 import torch
 
 import safe_envs
-from sb3_ext import RecoveryRL, SafeSAC, evaluate_safely
+from sb3_ext import TUNED_RECOVERY, RecoveryRL, SafeSAC, evaluate_safely
 
 ENV_ID = "safe/Navigation2-v0"
-TUNED = {"scale_inputs": True, "composite": True, "risk_kwargs": {"tau": 0.005}}
 
 
 def main():
@@ -30,8 +29,9 @@ def main():
     print(f"offline data: {len(data)} transitions, {data.n_violations} violations")
 
     common = {"seed": args.seed, "stats_window_size": args.steps}  # successes of all training episodes are kept
+    tuned = {**TUNED_RECOVERY, **common}
     agents = {
-        "Recovery RL (tuned)": RecoveryRL("MlpPolicy", ENV_ID, gamma_risk=0.65, eps_risk=0.1, **TUNED, **common),
+        "Recovery RL (tuned)": RecoveryRL("MlpPolicy", ENV_ID, gamma_risk=0.65, eps_risk=0.1, **tuned),
         "SAC": SafeSAC("MlpPolicy", ENV_ID, ent_coef=0.2, **common),
     }
     agents["Recovery RL (tuned)"].pretrain(data, steps=args.pretrain)

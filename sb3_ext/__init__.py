@@ -26,7 +26,7 @@ from sb3_ext.imitation import imitate
 from sb3_ext.mesa import MESA, MultiTask
 from sb3_ext.ppo_lag import PPOPID, PPOLag
 from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
-from sb3_ext.recovery_rl import RecoveryRL
+from sb3_ext.recovery_rl import TUNED_RECOVERY, RecoveryRL
 from sb3_ext.recurrent.policy import RecurrentPolicy
 from sb3_ext.recurrent.ray_actors import learn_distributed
 from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
@@ -46,6 +46,7 @@ __all__ = [
     "SMALL_RECURRENT",
     "SQRL",
     "TRPOPID",
+    "TUNED_RECOVERY",
     "CostBatch",
     "CostDictReplayBuffer",
     "CostHerReplayBuffer",

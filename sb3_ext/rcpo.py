@@ -37,6 +37,8 @@ class RCPO(PricedRiskSAC):
 class RiskSensitiveSAC(RCPO):
     """``RCPO`` with a multiplier that grows linearly to a fixed value (SQRL, section 7; its released schedule).
 
+    As in ``RSPO``, the value of the limit decides nothing.
+
     Args:
         policy: as in SB3.
         env: as in SB3.
@@ -64,5 +66,5 @@ class RiskSensitiveSAC(RCPO):
     ) -> None:
         if anneal_updates < 1:
             raise ValueError(f"anneal_updates must be >= 1, got {anneal_updates}")
-        schedule = {"start": 0.0, "end": multiplier_end, "duration": anneal_updates}
-        super().__init__(policy, env, learning_rate, multiplier="schedule", multiplier_kwargs=schedule, **kwargs)
+        schedule = self.scheduled(kwargs, start=0.0, end=multiplier_end, duration=anneal_updates)
+        super().__init__(policy, env, learning_rate, **schedule)

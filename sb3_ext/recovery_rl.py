@@ -15,6 +15,10 @@ from sb3_ext.common.risk_sac import RiskSAC
 from sb3_ext.common.safety_critic import SafetyCritic
 from sb3_ext.common.selectors import ThresholdRecovery
 
+TUNED_RECOVERY: dict[str, Any] = {"scale_inputs": True, "composite": True, "risk_kwargs": {"tau": 0.005}}
+"""Arguments with which ``RecoveryRL`` learns Navigation 2; with the published ones (the defaults) it goes nowhere there
+for 60 episodes, see docs/results.md. Also for ``MESA`` and ``MultiTask``."""
+
 
 class RecoveryRL(RiskSAC):
     """Recovery RL (Thananjeyan et al. 2021, algorithm 1) with a model-free recovery policy.

@@ -39,6 +39,9 @@ class SACLag(PricedRiskSAC):
 class RSPO(SACLag):
     """Risk-sensitive policy optimisation: ``SACLag`` whose multiplier falls linearly to 0 (Recovery RL, appendix A).
 
+    The schedule alone decides the price of risk: whether ``eps_risk`` or ``cost_limit`` is given decides what the
+    safety critic predicts, their value only what is logged as excess.
+
     Args:
         policy: as in SB3.
         env: as in SB3.
@@ -69,10 +72,7 @@ class RSPO(SACLag):
         if anneal_episodes is not None and anneal_episodes < 1:
             raise ValueError(f"anneal_episodes must be >= 1, got {anneal_episodes}")
         self.anneal_episodes = anneal_episodes
-        if "fixed_multiplier" in kwargs:
-            raise ValueError("RSPO's multiplier is scheduled; for a fixed one use SACLag(fixed_multiplier=...)")
-        schedule = {"start": multiplier_start, "end": 0.0}
-        super().__init__(policy, env, learning_rate, multiplier="schedule", multiplier_kwargs=schedule, **kwargs)
+        super().__init__(policy, env, learning_rate, **self.scheduled(kwargs, start=multiplier_start, end=0.0))
 
     def _progress(self) -> float:
         if self.anneal_episodes is None:

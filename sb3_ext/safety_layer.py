@@ -113,13 +113,14 @@ class LinearCostModel(nn.Module):
         batch_size: int = 256,
         seed: int | None = None,
         controller: Callable[[Any], NDArray[Any]] | None = None,
+        missing_cost: str = "raise",
     ) -> float:
         """Learn from ``n_steps`` in ``env``; see ``fit_terms``.
 
         They are made by uniformly random actions, as in the paper, or by a function of observations,
         ``obs[1, ...] -> actions[1, A]``, where random ones hardly ever meet a cost.
         """
-        observations, actions, costs = _steps_in(env, self.terms, n_steps, seed, controller)
+        observations, actions, costs = _steps_in(env, self.terms, n_steps, seed, controller, missing_cost)
         return self.fit_terms(observations, actions, costs, steps, batch_size)
 
     def fit_terms(
@@ -199,7 +200,12 @@ class LinearCostModel(nn.Module):
 
 
 def _steps_in(
-    env: gym.Env, terms: Sequence[str], n_steps: int, seed: int | None, controller: Callable[[Any], Any] | None
+    env: gym.Env,
+    terms: Sequence[str],
+    n_steps: int,
+    seed: int | None,
+    controller: Callable[[Any], Any] | None,
+    missing_cost: str,
 ) -> tuple[Observations, NDArray[Any], NDArray[np.float32]]:
     """Observations, executed actions and the terms of the costs that followed."""
     env.action_space.seed(seed)
@@ -208,7 +214,7 @@ def _steps_in(
     for _ in range(n_steps):
         action = env.action_space.sample() if controller is None else np.asarray(controller(batch_of_one(obs))[0])
         following, _, terminated, truncated, info = env.step(action)
-        rows.append((obs, info.get(EXECUTED_ACTION, action), [read_term(info, name) for name in terms]))
+        rows.append((obs, info.get(EXECUTED_ACTION, action), [read_term(info, name, missing_cost) for name in terms]))
         obs = env.reset()[0] if terminated or truncated else following
     seen, actions, costs = zip(*rows, strict=True)
     observations = map_entries(lambda *entries: np.stack(entries), *seen)

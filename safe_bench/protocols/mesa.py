@@ -7,6 +7,7 @@ from typing import Any
 
 from safe_bench.protocols.base import Budget, Method, Protocol, Stage, Transfer
 from safe_bench.protocols.recovery_rl import RELEASED_SAC
+from sb3_ext import TUNED_RECOVERY
 
 MESA_PAPER = "Luo et al., MESA: Offline Meta-RL for Safe Adaptation and Fault Tolerance (2021); thesis chapters 6 and 7"
 
@@ -16,9 +17,10 @@ _RISK_KWARGS = {"n_critics": 1}
 # saturates in one corner of the action square. MESA's outer rate (thesis: 1e-5) and the rate at which
 # its critic is adapted (thesis: 1e-3; here that of the others) were chosen on tuning seed 100, see docs/transfer.md.
 _TUNED: dict[str, Any] = {
-    "scale_inputs": True, "composite": True, "risk_kwargs": {**_RISK_KWARGS, "tau": 0.005},
+    **TUNED_RECOVERY,
+    "risk_kwargs": {**_RISK_KWARGS, **TUNED_RECOVERY["risk_kwargs"]},
     "recovery_kwargs": {"learning_rate": 3e-4},
-}  # fmt: skip
+}
 _TUNED_MESA: dict[str, Any] = {"outer_lr": 1e-3, "risk_kwargs": {**_TUNED["risk_kwargs"], "learning_rate": 3e-4}}
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from safe_bench.protocols.base import Budget, Method, Protocol, Stage
+from sb3_ext import TUNED_RECOVERY
 
 RECOVERY_RL_PAPER = "Thananjeyan et al., Recovery RL (RA-L 2021); thesis chapters 4 and 5, appendix A"
 
@@ -36,7 +37,7 @@ def _recovery_rl_methods(
         "recovery-rl-composite": _ablation(rrl, "composite next action", composite=True),
         "recovery-rl-scaled": _ablation(rrl, "scaled critic inputs", scale_inputs=True),
         "recovery-rl-fast-target": _ablation(rrl, "risk target's tau 0.005", risk_kwargs={"tau": 0.005}),
-        "recovery-rl-tuned": _ablation(rrl, "tuned", scale_inputs=True, composite=True, risk_kwargs={"tau": 0.005}),
+        "recovery-rl-tuned": _ablation(rrl, "tuned", **TUNED_RECOVERY),
         "lr-fixed": replace(lr, label="LR, fixed multiplier", group="ablation",
                             kwargs=risk | {"fixed_multiplier": multiplier}),
         "sqrl-fixed": replace(sqrl, label="SQRL, fixed multiplier", group="ablation", kwargs={

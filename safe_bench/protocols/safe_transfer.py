@@ -9,11 +9,11 @@ from safe_bench.protocols.base import Budget, Method, Milestones, Protocol, Publ
 from sb3_ext.recurrent.settings import SMALL_RECURRENT
 
 PAPER = "Safe transfer from a low-stakes to a high-stakes hallway, sections 2 to 4, appendices A to D"
-COST_LIMIT_PER_STEP, EPISODE_STEPS = 0.01, 1000
-COST_LIMIT = COST_LIMIT_PER_STEP * EPISODE_STEPS
+STEP_LIMIT, EPISODE_STEPS = 0.01, 1000
+COST_LIMIT = STEP_LIMIT * EPISODE_STEPS
 
 # The paper's agent has 2.1 million parameters, batches of 256 sequences, 60 actors; this one is what two cores train.
-_SMALL = {**SMALL_RECURRENT, "cost_limit": COST_LIMIT_PER_STEP}
+_SMALL = {**SMALL_RECURRENT, "step_limit": STEP_LIMIT}
 
 # Return and cost from scratch and zero-shot in table 1, as far as its columns can be told apart.
 _TABLE_1 = {
@@ -73,7 +73,7 @@ def _published(scratch: tuple[float, float], zero_shot: tuple[float, float]) -> 
 
 def _of_robot(robot: str) -> tuple[Protocol, ...]:
     constrained = _method("Constrained, from scratch")
-    unconstrained = _with(constrained, "Unconstrained, from scratch", cost_limit=None)
+    unconstrained = _with(constrained, "Unconstrained, from scratch", step_limit=None)
     high_stakes = {
         "transfer": _method("Safe transfer, from walls", start=f"safe-transfer/{robot}-walls/constrained"),
         "constrained": constrained,

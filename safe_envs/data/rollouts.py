@@ -60,8 +60,8 @@ def random_network(
 
 
 def collect_rollouts(
-    env: gym.Env[Any, Any], n_transitions: int, policy: Policy | None = None, episode_length: int | None = None,
-    seed: int = 0, *, each_episode: Callable[[], Policy] | None = None,
+    env: gym.Env[Any, Any], n_transitions: int, policy: Any = None, episode_length: int | None = None,
+    seed: int = 0, *, each_episode: Callable[[], Policy] | None = None, missing_cost: str = "raise",
 ) -> Transitions:  # fmt: skip
     """Record what a policy does.
 
@@ -71,14 +71,16 @@ def collect_rollouts(
     Args:
         env: environment with costs in its infos and observations in one array; it is not closed.
         n_transitions: how many, >= 1; the last episode is cut there.
-        policy: ``policy(observation) -> action``; None: uniform random actions.
+        policy: ``policy(observation) -> action`` of one observation, or an SB3 model that learned without
+            ``VecNormalize``, whose actions are sampled; None: uniform random actions.
         episode_length: start anew after so many steps; None: where the environment's episodes end.
         seed: of the environment and the random actions.
         each_episode: gives every episode a policy of its own, instead of ``policy``.
+        missing_cost: what a step without cost means: ``"raise"`` or ``"zero"``.
 
     Raises:
         ValueError: if a number is below 1, observations are dicts, or both kinds of policies are given.
-        safe_wrappers.MissingCostError: if a step reports no cost.
+        safe_wrappers.MissingCostError: if a step reports no cost, unless that means zero.
 
     Example:
         >>> import safe_envs
@@ -96,7 +98,8 @@ def collect_rollouts(
     env.action_space.seed(of_actions)
     if policy is not None and each_episode is not None:
         raise ValueError("pass policy or each_episode, not both")
-    act: Policy = policy or (each_episode() if each_episode else lambda observation: env.action_space.sample())
+    policy = _as_function(policy) or (lambda observation: env.action_space.sample())
+    act: Policy = each_episode() if each_episode else policy
     observation, _ = env.reset(seed=of_env)
     steps: list[_Step] = []
     since_reset = 0
@@ -106,12 +109,19 @@ def collect_rollouts(
         following, _, terminated, truncated, info = env.step(action)
         executed = info.get(EXECUTED_ACTION, action)
         steps.append(
-            _Step(seen, np.array(executed), np.array(following), read_cost(info), read_violation(info), terminated)
-        )
+            _Step(seen, np.array(executed), np.array(following), read_cost(info, missing_cost),
+                  read_violation(info, missing_cost), terminated)
+        )  # fmt: skip
         since_reset += 1
         if terminated or truncated or since_reset == episode_length:
             following, _ = env.reset()
-            since_reset, act = 0, each_episode() if each_episode else act
+            since_reset, act = 0, each_episode() if each_episode else policy
         observation = following
     columns = {name: np.asarray([getattr(step, name) for step in steps]) for name in _Step._fields}
     return Transitions(**columns, env_id=None if env.spec is None else env.spec.id)
+
+
+def _as_function(policy: Any) -> Policy | None:
+    """A policy that may be an SB3 model, as a function."""
+    predict = getattr(policy, "predict", None)
+    return policy if predict is None else lambda observation: predict(observation)[0]

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 
 from safe_wrappers.info import INTERVENED
 from safe_wrappers.monitor import EpisodeCost, EpisodeCosts
-from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely, shares_environments
+from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely, shares_environments, shows_normalized
 from sb3_ext.common.files import atomic_path
 
 # What SB3's EvalCallback writes, too, has its names there.
@@ -160,16 +160,16 @@ class SafeEvalCallback(EventCallback):
         super()._on_training_start()
         if shares_environments(self.eval_env, self.training_env):
             raise ValueError("eval_env is the training environment, which evaluation would reset: make another one")
-        raw = not isinstance(self.eval_env, VecEnv) or unwrap_vec_normalize(self.eval_env) is None
-        if raw and unwrap_vec_normalize(self.training_env) is not None:
+        if shows_normalized(self.training_env) and not shows_normalized(self.eval_env):
             raise ValueError(
-                "the model is trained under VecNormalize: wrap eval_env in one, too (its statistics follow)"
+                "the model learns from observations that VecNormalize standardises: wrap eval_env in one, too (its "
+                "statistics follow)"
             )
 
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq:
             return True
-        if isinstance(self.eval_env, VecEnv):
+        if isinstance(self.eval_env, VecEnv) and unwrap_vec_normalize(self.eval_env) is not None:
             sync_envs_normalization(self.training_env, self.eval_env)
         result = evaluate_safely(
             self.model, self.eval_env, self.n_eval_episodes,

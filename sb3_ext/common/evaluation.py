@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
@@ -87,7 +89,8 @@ def evaluate_safely(
     Rewards are reported as the environment gives them: before ``CostPenalty`` lowered them, and also under
     ``VecNormalize``, whose statistics stay as they are.
     The model's own training environment may be used between calls of ``learn``: the model then starts a new episode
-    when it learns on. A callback needs an environment of its own.
+    when it learns on. A callback needs an environment of its own. A ``MaskablePPO`` of sb3-contrib sees the masks of
+    an environment that has them (``safe_wrappers.ActionMask``), as it did while it learned.
 
     Args:
         model: anything with SB3's ``predict``.
@@ -113,7 +116,7 @@ def evaluate_safely(
         raise ValueError(f"n_eval_episodes must be >= 1, got {n_eval_episodes}")
     vec = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: Monitor(env)])
     normalizer = unwrap_vec_normalize(vec)
-    if _sees_normalized(model) and (normalizer is None or not normalizer.norm_obs):
+    if _sees_normalized(model) and not shows_normalized(vec):
         raise ValueError(
             "the model is trained under VecNormalize, env shows raw observations: wrap it in one with the same "
             "statistics (VecNormalize.load), or pass model.get_env()"
@@ -142,8 +145,10 @@ def evaluate_safely(
     rows: list[tuple[Any, ...]] = []
     obs = vec.reset()
     state, starts = None, np.ones(vec.num_envs, dtype=bool)
+    masked = _takes_masks(model) and is_masking_supported(vec)
     while quota.any():
-        actions, state = model.predict(obs, state=state, episode_start=starts, deterministic=deterministic)
+        masks = {"action_masks": get_action_masks(vec)} if masked else {}
+        actions, state = model.predict(obs, state=state, episode_start=starts, deterministic=deterministic, **masks)
         acted_on = obs
         obs, rewards, dones, infos = vec.step(actions)
         if on_step is not None:
@@ -182,6 +187,16 @@ def _simulators(env: Any) -> set[int]:
     inner = getattr(env, "unwrapped", env)
     below = getattr(inner, "envs", []) if isinstance(inner, VecEnv) else []
     return {id(inner), *(id(e.unwrapped) for e in below)}
+
+
+def shows_normalized(env: Any) -> bool:
+    """Whether the observations of an environment or a VecEnv are those of a ``VecNormalize``."""
+    normalizer = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+    return normalizer is not None and normalizer.norm_obs
+
+
+def _takes_masks(model: Any) -> bool:
+    return "action_masks" in inspect.signature(model.predict).parameters
 
 
 def _sees_normalized(model: Any) -> bool:

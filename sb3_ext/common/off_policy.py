@@ -81,8 +81,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             if "only supports" not in str(error):
                 raise
             raise ValueError(
-                f"{type(self).__name__} needs a Box action space: {error} For discrete actions use "
-                "safe_wrappers.ActionMask with sb3-contrib's MaskablePPO, or a RecoveryFilter around any agent."
+                f"{type(self).__name__} needs a Box action space: {error} PPOLag, TRPOLag and CPO take any."
             ) from error
         if _init_setup_model:
             self._setup_model()

@@ -48,6 +48,17 @@ class PricedRiskSAC(RiskSAC):
         self._excess = 0.0
         super().__init__(policy, env, learning_rate, **kwargs)
 
+    @staticmethod
+    def scheduled(kwargs: dict[str, Any], **schedule: Any) -> dict[str, Any]:
+        """Arguments of a subclass whose multiplier follows a schedule, and nothing else.
+
+        Raises:
+            ValueError: if they hold another multiplier.
+        """
+        if given := sorted({"multiplier", "multiplier_kwargs", "fixed_multiplier"} & set(kwargs)):
+            raise ValueError(f"the multiplier is scheduled here, got {given}: SACLag and RCPO take any multiplier")
+        return {**kwargs, "multiplier": "schedule", "multiplier_kwargs": schedule}
+
     def _setup_safety(self) -> None:
         super()._setup_safety()
         self.multiplier = self._make_multiplier()

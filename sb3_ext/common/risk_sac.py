@@ -123,13 +123,22 @@ class RiskSAC(SafeSAC):
     # ------------------------------------------------------------------ public
 
     @classmethod
-    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
+    def load(
+        cls,
+        path: Any,
+        env: Any = None,
+        *args: Any,
+        eps_risk: float | None = None,
+        cost_limit: float | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """SB3's ``load``; ``eps_risk`` or ``cost_limit``, whichever the model has learned with, may be given anew.
 
         Raises:
             ValueError: as ``SafeAlgorithm.load``, or for a limit of the other kind.
         """
-        limits = {name for name in ("eps_risk", "cost_limit") if kwargs.get(name) is not None}
+        given = {"eps_risk": eps_risk, "cost_limit": cost_limit}
+        limits = {name: value for name, value in given.items() if value is not None}
         if limits:
             with checkpoint.readable(path, cls.__name__):
                 learned = checkpoint.plain_data(path)
@@ -137,9 +146,9 @@ class RiskSAC(SafeSAC):
                 if name in learned and learned[name] is None:
                     raise ValueError(
                         f"the safety critic of {path} has learned with a limit of the other kind, so that "
-                        f"{name}={kwargs[name]} would mean nothing to it"
+                        f"{name}={limits[name]} would mean nothing to it"
                     )
-        return super().load(path, env, *args, **kwargs)
+        return super().load(path, env, *args, **limits, **kwargs)
 
     def risk(self, obs: Any, action: NDArray[Any]) -> NDArray[np.float32]:
         """Risk ``[B]`` of observations ``[B, ...]`` (as ``predict`` takes them) and actions in environment units."""

@@ -260,7 +260,9 @@ def _validate(
     if n_critics < 1:
         raise ValueError(f"n_critics must be >= 1, got {n_critics}")
     if not isinstance(action_space, spaces.Box):
-        raise ValueError(f"a SafetyCritic needs a Box action space, got {action_space}; for Discrete see ActionMask")
+        raise ValueError(
+            f"a SafetyCritic needs a Box action space, got {action_space}; PPOLag, TRPOLag and CPO take any"
+        )
     if kind not in ("probability", "return"):
         raise ValueError(f"kind must be 'probability' or 'return', got {kind!r}")
     if not 0.0 <= gamma_risk <= 1.0:

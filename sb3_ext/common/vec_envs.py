@@ -182,7 +182,7 @@ class VecRecoveryFilter(VecEnvWrapper):
         self._obs: Any = None
 
     @classmethod
-    def from_model(cls, venv: VecEnv, model: Any, eps_risk: float | None = None) -> VecRecoveryFilter:
+    def from_model(cls, venv: VecEnv, model_or_path: Any, eps_risk: float | None = None) -> VecRecoveryFilter:
         """With the filter of a trained ``RecoveryRL`` or of a file (its path); it takes raw observations.
 
         Raises:
@@ -191,7 +191,7 @@ class VecRecoveryFilter(VecEnvWrapper):
         normalizer = unwrap_vec_normalize(venv)
         if normalizer is not None and normalizer.norm_obs:
             raise ValueError("the filter takes raw observations: put VecNormalize around VecRecoveryFilter, not inside")
-        model = resolve_filter(model, venv.observation_space, venv.action_space, _env_id(venv))
+        model = resolve_filter(model_or_path, venv.observation_space, venv.action_space, _env_id(venv))
         eps_risk = model.eps_risk if eps_risk is None else eps_risk
         return cls(venv, model.risk, model.recovery, eps_risk, getattr(model, "kind", "probability"))
 

@@ -23,7 +23,7 @@ GRU_SIZE = 256
 
 
 class RecurrentPolicy(BasePolicy):
-    """One trunk (CNN and GRU), a policy, two return heads and a cost head; a slow copy of trunk and heads for targets.
+    """One trunk (CNN and GRU), a policy, two return heads and a cost head; target networks of trunk and heads.
 
     The default sizes are those of the safe-transfer paper's Table 2 (Doggo: a 50 x 50 depth image, 44 proprioceptive
     entries, 12 actions), each row within 3 %: CNN 143,616, embedding 131,328, GRU 430,080, policy 346,408, heads
@@ -89,7 +89,7 @@ class RecurrentPolicy(BasePolicy):
             th._foreach_lerp_(self._slow(), online, tau)
 
     def parameter_table(self) -> dict[str, int]:
-        """Numbers of parameters by the rows of the paper's Table 2; ``total`` leaves out the slow copies."""
+        """Numbers of parameters by the rows of the paper's Table 2; ``total`` leaves out the target networks."""
         embedding = self.trunk.embedding
         return {
             "cnn": _count(self.trunk.cnns),

@@ -51,11 +51,11 @@ class RecurrentSACLag(RecurrentOffPolicy):
         buffer_size: steps in replay; see ``SequenceReplayBuffer`` for what happens where memory is short.
         learning_starts: steps before learning, with random actions unless the model has learned before.
         batch_size: sequences of an update.
-        tau: rate of the slow copies.
+        tau: rate of the target networks.
         gamma: discount of rewards.
         train_freq: as in SB3.
         gradient_steps: as in SB3.
-        cost_limit: highest mean cost of a step; None: no limit (cost has no price, the cost head is trained). ``load``
+        step_limit: highest mean cost of a step; None: no limit (cost has no price, the cost head is trained). ``load``
             takes another one, or None.
         gamma_risk: discount of costs, in [0, 1).
         ent_coef: entropy coefficient; ``"auto"`` or ``"auto_0.1"``: learned, from 1 or 0.1 on.
@@ -103,7 +103,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
         train_freq: int | tuple[int, str] = 1000,
         gradient_steps: int = 4000,
         *,
-        cost_limit: float | None = 0.01,
+        step_limit: float | None = 0.01,
         gamma_risk: float = 0.99,
         ent_coef: float | str = 0.005,
         target_entropy: float | str = "auto",
@@ -119,7 +119,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
         **kwargs: Any,
     ) -> None:
         self._start_counting(missing_cost)
-        self.cost_limit = cost_limit
+        self.step_limit = step_limit
         self.gamma_risk, self.max_grad_norm = check_probability("gamma_risk", gamma_risk), max_grad_norm
         self.ent_coef, self.target_entropy = ent_coef, target_entropy
         self.horizon, self.burn_in, self.use_feedback = horizon, burn_in, use_feedback
@@ -142,7 +142,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
 
     def _check_limits(self) -> None:
         if not self._limit >= 0.0:
-            raise ValueError(f"cost_limit must be >= 0 or None, got {self.cost_limit}")
+            raise ValueError(f"step_limit must be >= 0 or None, got {self.step_limit}")
         if self.gamma_risk == 1.0:
             raise ValueError("gamma_risk must be below 1: the limit is on (1 - gamma_risk) * Qc")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0.0:
@@ -182,7 +182,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
 
     @property
     def _limit(self) -> float:
-        return math.inf if self.cost_limit is None else float(self.cost_limit)
+        return math.inf if self.step_limit is None else float(self.step_limit)
 
     @property
     def price(self) -> float:
@@ -224,7 +224,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
             self.logger.record(key, float(np.mean(values)))
 
     def _update(self, batch: SequenceBatch) -> None:
-        """One step of heads, trunk and policy, then of multiplier, temperature and slow copies."""
+        """One step of heads, trunk and policy, then of multiplier, temperature and target networks."""
         latent, targets = self._evaluate(batch)
         mask, actions = batch.mask[self.burn_in :], batch.actions[self.burn_in : -1]
         critic_loss = squared_error(self.policy.heads(latent[:-1], actions), targets, mask)
@@ -308,6 +308,11 @@ def _check_unsupported(kwargs: dict[str, Any]) -> None:
     for name, only in (("n_steps", 1), ("optimize_memory_usage", False), ("replay_buffer_class", None)):
         if kwargs.pop(name, only) != only:
             raise ValueError(f"{name} must be {only}: sequences are replayed step by step from their own buffer")
+    if "cost_limit" in kwargs:
+        raise ValueError(
+            f"cost_limit={kwargs['cost_limit']} would be on an episode's cost: pass step_limit=, on the mean cost of a "
+            "step, which is that divided by an episode's steps"
+        )
     for name in ("action_noise", "use_sde", "use_sde_at_warmup"):
         if kwargs.pop(name, None):
             raise ValueError(f"{name} is not supported: the policy explores by its own samples")

@@ -12,6 +12,6 @@ SMALL_RECURRENT: dict[str, Any] = {
 }  # fmt: skip
 """For a core or two, and eight environments: ``RecurrentSACLag("MultiInputPolicy", env, **SMALL_RECURRENT)``.
 
-Thousands of updates are made, not millions, so that all that adapts is faster: slow copies, discounts, multiplier; and
-a learned entropy keeps the policy from freezing. Chosen in ``safe/HallwayWallsPoint-v0`` on seeds 101 to 103.
+Thousands of updates are made, not millions, so that all that adapts is faster: target networks, discounts, multiplier;
+and a learned entropy keeps the policy from freezing. Chosen in ``safe/HallwayWallsPoint-v0`` on seeds 101 to 103.
 """

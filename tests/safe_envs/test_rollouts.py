@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from env_ids import needs_mujoco
+from stable_baselines3 import PPO
 
 import safe_envs
 from safe_wrappers import MissingCostError, RecoveryFilter
@@ -23,6 +24,17 @@ def test_rows_are_the_steps_of_the_policy():
     assert np.allclose(data.next_observations - data.observations, [0.5, 0.0], atol=1e-5)
     starts = np.flatnonzero((data.observations[1:] != data.next_observations[:-1]).any(axis=1)) + 1
     assert starts.tolist() == [10, 20]
+
+
+def test_an_sb3_model_is_a_policy():
+    model = PPO("MlpPolicy", make(), seed=0)
+    data = safe_envs.collect_rollouts(make(), 15, model, seed=3)
+    assert data.actions.shape == (15, 2) and len(np.unique(data.actions[:, 0])) > 10  # samples, not the mode
+
+
+def test_a_missing_cost_is_zero_where_it_is_said_to_be():
+    data = safe_envs.collect_rollouts(gym.make("Pendulum-v1"), 5, missing_cost="zero")
+    assert data.costs.tolist() == [0.0] * 5 and data.n_violations == 0
 
 
 def test_violations_do_not_end_an_episode_that_goes_on():

@@ -230,6 +230,7 @@ def test_a_limit_of_the_other_kind_means_nothing_to_a_loaded_critic(learned, giv
         SACLag.load(tmp_path / "model", **{given: 0.1})
     (own,) = learned
     assert getattr(SACLag.load(tmp_path / "model", **{own: 0.3}), own) == 0.3
+    assert getattr(SACLag.load(tmp_path / "model", **{own: None}), own) == learned[own]
 
 
 # ---------------------------------------------------------------------- environments

@@ -69,6 +69,8 @@ def test_random_steps_need_their_terms():
         linear_model(("cost_wall",)).fit_in(Corridor(), n_steps=5)
     model = LinearCostModel(DictCorridor.observation_space, spaces.Box(LOW, HIGH))
     model.fit_in(DictCorridor(), n_steps=50, steps=5, seed=0)
+    costless = Corridor(noise=0.0, with_cost=False)
+    assert linear_model().fit_in(costless, n_steps=20, steps=500, seed=0, missing_cost="zero") < 1e-2
     assert model({"position": np.zeros((3, 1)), "gap": np.ones((3, 1))})[1].shape == (3, 1, 2)
 
 

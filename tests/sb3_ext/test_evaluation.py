@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from corridors import HORIZON, QUIET, Corridor, assert_same_weights, pretrained, tiny, vec
 from gymnasium.wrappers import TimeLimit
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from safe_wrappers import CostPenalty, RecoveryFilter
+from safe_wrappers import ActionMask, CostPenalty, RecoveryFilter
 from safe_wrappers.info import MissingCostError
 from sb3_ext import CostLoggingCallback, PPOLag, RecoveryRL, SACLag, SafeEvalCallback, evaluate_safely
 
@@ -222,6 +223,24 @@ def test_models_of_normalised_observations_are_not_evaluated_on_raw_ones():
     assert len(evaluate_safely(model, model.get_env(), 1)) == 1
     only_rewards = tiny(SACLag, VecNormalize(vec(), norm_obs=False))
     assert len(evaluate_safely(only_rewards, Corridor(), 1)) == 1
+
+
+def test_safe_eval_takes_raw_observations_where_only_rewards_are_normalised():
+    keep = SafeEvalCallback(Corridor(), 1.0, eval_freq=2, n_eval_episodes=1)
+    tiny(SACLag, VecNormalize(vec(), norm_obs=False)).learn(2, callback=keep)
+    assert len(keep.history) == 1
+
+
+def test_masked_agents_are_evaluated_with_their_masks():
+    def risk(obs, action):  # only the smallest step forward
+        return (action[:, 0] != action[:, 0].min()).astype(float)
+
+    actions = np.array([[1.0, 0.0], [0.5, 0.0], [2.0, 0.0]], np.float32)
+    env = ActionMask(Corridor(noise=0.0), risk, eps_risk=0.5, actions=actions)
+    model = MaskablePPO("MlpPolicy", env, n_steps=20, batch_size=20, seed=0)
+    taken = []
+    evaluate_safely(model, env, 1, deterministic=False, on_step=lambda obs, chosen, *_: taken.extend(chosen))
+    assert taken == [1] * HORIZON
 
 
 def test_a_model_that_is_loaded_without_its_environment_still_knows_of_normalised_observations(tmp_path):

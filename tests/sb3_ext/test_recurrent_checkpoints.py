@@ -17,7 +17,7 @@ CASES = {
     "learned temperature, burn-in, clipping": lambda: tiny(ent_coef="auto", burn_in=2, max_grad_norm=1.0),
     "PID, ring full": lambda: tiny(multiplier="pid", buffer_size=50),
     "normalised": lambda: tiny(vec(n_envs=2, normalize=True)),
-    "unconstrained, no feedback": lambda: tiny(use_feedback=False, cost_limit=None),
+    "unconstrained, no feedback": lambda: tiny(use_feedback=False, step_limit=None),
 }
 
 

@@ -202,14 +202,14 @@ def test_gradients_are_bounded():
 
 @pytest.mark.parametrize("cost_value, rises", [(1.01, True), (0.99, False)])
 def test_the_multiplier_compares_the_cost_of_a_step(cost_value, rises):
-    model = tiny(cost_limit=0.01, gamma_risk=0.99)
+    model = tiny(step_limit=0.01, gamma_risk=0.99)
     model._move_multiplier(cost_value)  # 0.01 * Qc against 0.01
     assert (model.multiplier.value > 1.0) is rises and model.multiplier.value != 1.0
 
 
 @pytest.mark.parametrize("limit", [None, float("inf")])
 def test_without_a_limit_cost_has_no_price_and_the_cost_head_learns(limit):
-    model = tiny(cost_limit=limit)
+    model = tiny(step_limit=limit)
     before = [p.clone() for p in model.policy.heads.networks[2].parameters()]
     model.learn(60)
     assert model.price == 0.0
@@ -225,7 +225,7 @@ def learner(env, **kwargs):
 
 
 def test_remembers_what_it_saw_at_the_beginning():
-    model = learner(vec(Cue, 4, feedback=False), use_feedback=False, cost_limit=None).learn(1600)
+    model = learner(vec(Cue, 4, feedback=False), use_feedback=False, step_limit=None).learn(1600)
     result = evaluate_safely(model, vec(Cue, feedback=False), 20, seed=1)
     assert result.returns.mean() > 2.5  # of 3; without memory 0
     assert evaluate_policy(model, vec(Cue, feedback=False), 10, warn=False)[0] > 2.5
@@ -235,8 +235,8 @@ def test_remembers_what_it_saw_at_the_beginning():
 
 def test_keeps_the_limit_where_reward_and_cost_conflict():
     steps = dict(total_timesteps=3200, log_interval=None)
-    free = learner(vec(Temptation, 4), cost_limit=None).learn(**{**steps, "total_timesteps": 1600})
-    bound = learner(vec(Temptation, 4), cost_limit=0.2, multiplier_kwargs={"learning_rate": 1e-2}).learn(**steps)
+    free = learner(vec(Temptation, 4), step_limit=None).learn(**{**steps, "total_timesteps": 1600})
+    bound = learner(vec(Temptation, 4), step_limit=0.2, multiplier_kwargs={"learning_rate": 1e-2}).learn(**steps)
     free_cost, bound_cost = (evaluate_safely(m, vec(Temptation), 3, seed=1).costs.mean() / 10 for m in (free, bound))
     assert free_cost > 0.8  # of 1
     assert 0.03 < bound_cost < 0.35  # about 0.2, neither free nor frozen
@@ -312,7 +312,8 @@ def test_evaluation_in_the_training_environment_starts_a_new_episode():
         ({"n_steps": 3}, "n_steps must be 1"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage must be False"),
         ({"action_noise": object()}, "action_noise is not supported"),
-        ({"cost_limit": -1.0}, "cost_limit must be >= 0 or None, got -1"),
+        ({"cost_limit": 25.0}, "cost_limit=25.0 would be on an episode's cost: pass step_limit="),
+        ({"step_limit": -1.0}, "step_limit must be >= 0 or None, got -1"),
         ({"gamma_risk": 1.0}, "gamma_risk must be below 1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0"),
         ({"ent_coef": "much"}, "ent_coef must be"),

@@ -56,16 +56,16 @@ def test_another_environment_in_place_acts_as_learned_too(trained):
 
 
 def test_a_limit_may_be_lifted_or_set_when_a_model_is_loaded(trained, tmp_path):
-    free = RecurrentSACLag.load(trained[0], env=vec(), cost_limit=None)
+    free = RecurrentSACLag.load(trained[0], env=vec(), step_limit=None)
     assert free.price == 0.0 and free.multiplier.value > 0.0
     free.learn(40).save(tmp_path / "free.zip")
     assert "safety/excess" not in free.logger.name_to_value and free.price == 0.0
-    bound = RecurrentSACLag.load(tmp_path / "free.zip", env=vec(), cost_limit=0.5)
+    bound = RecurrentSACLag.load(tmp_path / "free.zip", env=vec(), step_limit=0.5)
     assert bound.price == free.multiplier.value
     bound.learn(40)
     assert 0.0 < bound.price != free.multiplier.value
-    with pytest.raises(ValueError, match="cost_limit must be >= 0 or None, got -1"):
-        RecurrentSACLag.load(trained[0], env=vec(), cost_limit=-1.0)
+    with pytest.raises(ValueError, match="step_limit must be >= 0 or None, got -1"):
+        RecurrentSACLag.load(trained[0], env=vec(), step_limit=-1.0)
 
 
 @pytest.mark.parametrize("other", [{"space": "log"}, {"optimizer": "sgd"}])

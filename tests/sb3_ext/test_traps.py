@@ -27,6 +27,7 @@ from sb3_ext import (
     GymVecEnv,
     PPOLag,
     RecoveryRL,
+    RiskSensitiveSAC,
     SACLag,
     SafeSAC,
     SafeTD3,
@@ -56,11 +57,16 @@ def test_sqrl_takes_every_multiplier(kwargs):
     assert tiny(SQRL, **kwargs).learn(25).num_timesteps == 25
 
 
-def test_sqrl_refuses_gsde_and_rspo_a_fixed_multiplier():
+def test_sqrl_refuses_gsde():
     with pytest.raises(ValueError, match="use_sde"):
         tiny(SQRL, use_sde=True)
-    with pytest.raises(ValueError, match="scheduled"):
-        tiny(RSPO, fixed_multiplier=1.0)
+
+
+@pytest.mark.parametrize("cls", [RSPO, RiskSensitiveSAC])
+@pytest.mark.parametrize("name, value", [("fixed_multiplier", 1.0), ("multiplier", "pid"), ("multiplier_kwargs", {})])
+def test_a_scheduled_multiplier_is_not_exchanged(cls, name, value):
+    with pytest.raises(ValueError, match=rf"scheduled here, got \['{name}'\]"):
+        tiny(cls, **{name: value})
 
 
 def test_fine_tuning_sees_observations_as_pre_training_did():
