@@ -16,17 +16,16 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.td3.policies import TD3Policy
 
 from safe_wrappers.observations import map_entries, take_rows
-from sb3_ext.common import checkpoint
 from sb3_ext.common.buffers import CostBatch, scale_action
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.limits import check_probability, safe_steps
 from sb3_ext.common.multipliers import GradientMultiplier
+from sb3_ext.common.safe_algorithm import MissingCost
 from sb3_ext.common.safe_td3 import SafeTD3
 from sb3_ext.common.vec_envs import episode_limit
 
 EXPLORATION = 0.1
 """Deviation of the noise on scaled actions, of the authors' later code; the paper prints none."""
-_LEARNED_WITH = ("gamma_risk", "horizon", "safe_ends")
 """What decides the values of Q_I."""
 
 
@@ -87,8 +86,10 @@ class DualAgent(SafeTD3):
         ((1,), [1.0])
     """
 
-    uses_cost: ClassVar[bool] = True
+    default_missing_cost: ClassVar[MissingCost] = "raise"
     parts: ClassVar[tuple[str, ...]] = ("baseline_policy", "multiplier")
+    learned_with: ClassVar[tuple[str, ...]] = ("gamma_risk", "horizon", "safe_ends")
+    given_again: ClassVar[tuple[str, ...]] = ("baseline", "baseline_observation")
 
     baseline: Any
     baseline_policy: TD3Policy | None
@@ -129,20 +130,9 @@ class DualAgent(SafeTD3):
 
     @classmethod
     def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
-        """SB3's ``load``; ``eps_risk`` may be given anew, and ``baseline`` where the file holds none that is learned.
-
-        Raises:
-            ValueError: as ``SafeAlgorithm.load``, or if ``gamma_risk``, ``horizon`` or ``safe_ends`` is not what the
-                critics have learned with.
-        """
+        """SB3's ``load``; ``eps_risk`` may be given anew, and ``baseline`` where the file has none that is learned."""
         if "eps_risk" in kwargs:
             check_probability("eps_risk", kwargs["eps_risk"])
-        if given := {name: kwargs[name] for name in _LEARNED_WITH if name in kwargs}:
-            with checkpoint.readable(path, cls.__name__):
-                learned = checkpoint.plain_data(path)
-            for name, value in given.items():
-                if value != learned.get(name, value):
-                    raise ValueError(f"the critics of {path} have learned with {name}={learned[name]}, got {value}")
         return super().load(path, env, *args, **kwargs)
 
     # ------------------------------------------------------------------ set-up

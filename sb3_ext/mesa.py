@@ -145,10 +145,6 @@ class MultiTask(RecoveryRL):
                 "dangerous: record it without terminate_on_violation, or with a bolder policy"
             )
 
-    def _fit_normalisation(self, dataset: Transitions) -> None:
-        if self.pretraining_steps == 0:  # inputs keep their scale when the critic is adapted
-            super()._fit_normalisation(dataset)
-
 
 class MESA(MultiTask):
     """MESA (Luo et al. 2021; thesis, chapter 6): Recovery RL with a meta-learned safety critic that adapts quickly.

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.her import HerReplayBuffer
 
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.buffers import CostBatch, CostStorage, cost_buffer_class, sample_union
@@ -219,6 +220,8 @@ class SQRL(SACLag):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """SAC's update; in ``pretrain(env)`` also the collection that is due (algorithm 1, lines 13 to 16)."""
+        if isinstance(self.replay_buffer, HerReplayBuffer) and not self.replay_buffer.ep_length.any():
+            return  # hindsight needs a whole episode, and finetune begins with none
         super().train(gradient_steps, batch_size)
         if self.phase == "pretrain" and self.num_timesteps >= self._next_collection:
             self._next_collection = self.num_timesteps + self.n_off
@@ -257,8 +260,9 @@ class SQRL(SACLag):
             return super()._risk_batch(batch_size)
         assert isinstance(self.replay_buffer, CostStorage)
         half = (batch_size or self.batch_size) // 2
+        experience = [b for b in (self.replay_buffer, self.offline_buffer) if b is not None and b.size() > 0]
         return CostBatch.join(
-            sample_union([self.replay_buffer], half, self._vec_normalize_env, self.positive_fraction),
+            sample_union(experience, half, self._vec_normalize_env, self.positive_fraction),
             sample_union([self.safety_buffer], half, self._vec_normalize_env, self.positive_fraction),
         )
 

@@ -60,6 +60,10 @@ def unscale_action(action: NDArray[Any], space: spaces.Space[Any]) -> NDArray[An
     return (space.low + 0.5 * (action + 1.0) * (space.high - space.low)).astype(space.dtype)
 
 
+ROUNDING = 1e-3
+"""How far a scaled action may leave [-1, 1] before it counts as none."""
+
+
 class CostStorage(ReplayBuffer):
     """What the cost buffers add to SB3's: three more columns, read strictly from ``info``."""
 
@@ -80,9 +84,19 @@ class CostStorage(ReplayBuffer):
         executed = np.array(action, copy=True).reshape(self.n_envs, self.action_dim)
         for i, info in enumerate(infos):
             if EXECUTED_ACTION in info:
-                executed[i] = scale_action(np.asarray(info[EXECUTED_ACTION]), self.action_space).reshape(-1)
+                executed[i] = self._scaled(info[EXECUTED_ACTION])
         self.executed_actions[self.pos] = executed
         super().add(obs, next_obs, action, reward, done, infos)
+
+    def _scaled(self, executed: Any) -> NDArray[Any]:
+        scaled = scale_action(np.asarray(executed), self.action_space).reshape(-1)
+        if scaled.shape != (self.action_dim,) or not (np.abs(scaled) <= 1.0 + ROUNDING).all():
+            raise ValueError(
+                f"info['{EXECUTED_ACTION}'] is {executed}, no action of the agent's {self.action_space}: a wrapper "
+                "that changes actions lies between a filter and the agent. Put it inside of the filter, whose risk and "
+                "recovery then take what the agent gives"
+            )
+        return scaled
 
     def gather(self, rows: Rows, env: VecNormalize | None = None) -> CostBatch:
         """The transitions at ``rows`` = (positions [B], environment indices [B]), normalised by ``env`` if given."""

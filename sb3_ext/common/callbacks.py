@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from safe_wrappers.info import INTERVENED
 from safe_wrappers.monitor import EpisodeCost, EpisodeCosts
@@ -169,8 +170,10 @@ class SafeEvalCallback(EventCallback):
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq:
             return True
-        if isinstance(self.eval_env, VecEnv) and unwrap_vec_normalize(self.eval_env) is not None:
-            sync_envs_normalization(self.training_env, self.eval_env)
+        if shows_normalized(self.training_env):  # SB3's sync_envs_normalization wants the same wrappers in both
+            source, target = unwrap_vec_normalize(self.training_env), unwrap_vec_normalize(self.eval_env)
+            assert source is not None and target is not None
+            target.obs_rms = copy.deepcopy(source.obs_rms)
         result = evaluate_safely(
             self.model, self.eval_env, self.n_eval_episodes,
             deterministic=self.deterministic, missing_cost=self.missing_cost, seed=self.seed,

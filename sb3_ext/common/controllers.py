@@ -66,12 +66,7 @@ class Controller:
         self._check_spaces(source, role)
         self.statistics: ObservationStatistics | None = None
         if isinstance(source, BaseAlgorithm):
-            self.statistics = ObservationStatistics.from_env(source.get_vec_normalize_env())
-            if self.statistics is None and source.env is None and getattr(source, "normalized_observations", False):
-                raise ValueError(
-                    f"the {self.name} learned with a VecNormalize and was loaded without it: load(path, env=...), with "
-                    "VecNormalize.load(statistics, env) around the environment"
-                )
+            self.statistics = ObservationStatistics.of_model(source, self.name)
             source = _for_acting(source)
         self.source = source
         self.see_through(None)

@@ -79,10 +79,10 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._build_parts(self.missing_cost)
+        self._build_parts()
 
-    def _make_costs(self, missing_cost: str) -> CostRollout:
-        return CostRollout(tuple(self.cost_limits), self.n_envs, missing_cost)
+    def _make_costs(self) -> CostRollout:
+        return CostRollout(tuple(self.cost_limits), self.n_envs, self.missing_cost)
 
     def _setup_safety(self) -> None:
         try:
@@ -118,7 +118,7 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         complete = super().collect_rollouts(env, callback, *args, **kwargs)
         if not complete:  # SB3 forgets the step at which the callback stopped
             step = callback.locals
-            self._count_costs(step["infos"], step["dones"])
+            self._update_info_buffer(step["infos"], step["dones"])
             self._last_obs, self._last_episode_starts = step["new_obs"], step["dones"]
         return complete
 

@@ -48,6 +48,21 @@ class ObservationStatistics:
             float(env.epsilon),
         )
 
+    @classmethod
+    def of_model(cls, model: Any, role: str = "model") -> ObservationStatistics | None:
+        """Those that an SB3 model learned with, as far as it tells; None if it sees raw observations.
+
+        Raises:
+            ValueError: if a model of this package learned with a ``VecNormalize`` and was loaded without it.
+        """
+        statistics = cls.from_env(model.get_vec_normalize_env())
+        if statistics is None and model.env is None and getattr(model, "normalized_observations", False):
+            raise ValueError(
+                f"the {role} learned with a VecNormalize and was loaded without it: load(path, env=...), with "
+                "VecNormalize.load(statistics, env) around the environment"
+            )
+        return statistics
+
     def normalize(self, obs: Any) -> Any:
         """Raw observations -> what the networks were trained on."""
         if isinstance(obs, dict):
@@ -86,9 +101,13 @@ class ExportedFilter:
 
     @classmethod
     def from_model(cls, model: Any) -> ExportedFilter:
-        """The filter of a ``RecoveryRL`` model as it is now; training the model further does not change it."""
+        """The filter of a ``RecoveryRL`` model as it is now; training the model further does not change it.
+
+        Raises:
+            ValueError: see ``ObservationStatistics.of_model``.
+        """
         spec = None if model.env is None else model.env.get_attr("spec")[0]
-        statistics = ObservationStatistics.from_env(model.get_vec_normalize_env())
+        statistics = ObservationStatistics.of_model(model)
         critic, recovery = copy.deepcopy((model.safety_critic, model.recovery_policy))
         space = _raw_observation_space(model.env)
         return cls(critic, recovery, model.limit, statistics, spec.id if spec else None, space)

@@ -49,7 +49,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     else follows from that.
     """
 
-    uses_cost: ClassVar[bool] = True
+    default_missing_cost: ClassVar[MissingCost] = "raise"
     transient: ClassVar[tuple[str, ...]] = (
         *SafeAlgorithm.transient, "selector", "last_intervened", "_selection", "_proposing", "_metrics",
     )  # fmt: skip
@@ -64,12 +64,12 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         policy: Any,
         env: Any,
         *args: Any,
-        missing_cost: MissingCost = "raise",
+        missing_cost: MissingCost | None = None,
         optimize: Literal["sb3", "fused"] = "sb3",
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        self._start_counting(missing_cost)
+        self._start_counting(self.default_missing_cost if missing_cost is None else missing_cost)
         if optimize not in ("sb3", "fused"):
             raise ValueError(f"optimize must be 'sb3' or 'fused', got {optimize!r}")
         self.optimize = optimize
@@ -81,7 +81,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             if "only supports" not in str(error):
                 raise
             raise ValueError(
-                f"{type(self).__name__} needs a Box action space: {error} PPOLag, TRPOLag and CPO take any."
+                f"{type(self).__name__} needs a Box action space ({error}); PPOLag, TRPOLag and CPO take any"
             ) from error
         if _init_setup_model:
             self._setup_model()
@@ -101,7 +101,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self._selection: tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]] | None = None
         self._proposing = False
         self._metrics: defaultdict[str, list[float]] = defaultdict(list)
-        self._build_parts(self.missing_cost if self.uses_cost else "zero")
+        self._build_parts()
         self._fuse_networks()
 
     def _fuse_networks(self) -> None:
@@ -130,8 +130,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         if not issubclass(chosen, CostStorage):
             raise ValueError(f"replay_buffer_class must keep costs (one of sb3_ext's), got {chosen.__name__}")
         self.replay_buffer_class = chosen
-        missing_cost = self.missing_cost if self.uses_cost else "zero"
-        self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "missing_cost": missing_cost}
+        self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "missing_cost": self.missing_cost}
 
     # ------------------------------------------------------------------ acting
 
@@ -219,6 +218,12 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
             self._proposing = False
 
     # ------------------------------------------------------------------ bookkeeping
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """SB3's ``set_env``; hindsight then asks the new environment for its rewards."""
+        super().set_env(env, force_reset)
+        if isinstance(self.replay_buffer, HerReplayBuffer):
+            self.replay_buffer.env = self.env
 
     def _reset_counts(self, window: int) -> None:
         super()._reset_counts(window)

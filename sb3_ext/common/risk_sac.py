@@ -17,6 +17,7 @@ from safe_wrappers.transitions import Transitions
 from sb3_ext.common import checkpoint
 from sb3_ext.common.buffers import CostBatch, CostStorage, offline_buffer, sample_union
 from sb3_ext.common.limits import check_probability, discounted_limit
+from sb3_ext.common.safe_algorithm import MissingCost
 from sb3_ext.common.safe_sac import SafeSAC
 from sb3_ext.common.safety_critic import SafetyCritic
 from sb3_ext.common.vec_envs import episode_limit
@@ -42,7 +43,7 @@ class RiskSAC(SafeSAC):
         episode_length: steps of an episode, to convert ``cost_limit``; None: ``max_episode_steps`` of the environment.
         gamma_risk: discount of the risk; None: 0.8 for a probability, 0.99 for a cost.
         risk_kwargs: further arguments of ``SafetyCritic`` (its ``tau`` is 2e-4 for a probability, 0.005 for a cost).
-        scale_inputs: standardise the critic's inputs by the offline data in ``pretrain``.
+        scale_inputs: standardise the critic's inputs by the first offline data, unless it has learned before.
         online_updates: train the safety critic during ``learn`` (one update a gradient step).
         composite: next actions of the risk target come from the filtered policy, as the papers define the
             risk, and not from the task policy, as the released code takes them.
@@ -55,8 +56,9 @@ class RiskSAC(SafeSAC):
     """
 
     parts: ClassVar[tuple[str, ...]] = ("safety_critic",)
+    learned_with: ClassVar[tuple[str, ...]] = ("gamma_risk",)
+    default_missing_cost: ClassVar[MissingCost] = "raise"
     transient: ClassVar[tuple[str, ...]] = (*SafeSAC.transient, "offline_buffer", "_drawn")
-    uses_cost: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -111,7 +113,7 @@ class RiskSAC(SafeSAC):
         """The limit in the unit of the safety critic."""
         if self.cost_limit is None:
             assert self.eps_risk is not None
-            return self.eps_risk
+            return check_probability("eps_risk", self.eps_risk)
         if self.episode_length is None and self.env is not None:
             self.episode_length = episode_limit(self.env)
         if self.episode_length is None:
@@ -267,7 +269,7 @@ class RiskSAC(SafeSAC):
             for key, stats in rms.items():
                 if stats.count <= 1.0:  # a fresh RunningMeanStd counts its epsilon only
                     stats.update(np.asarray(dataset.observations if key is None else dataset.observations[key]))
-        if self.scale_inputs:
+        if self.scale_inputs and self.pretraining_steps == self._n_updates == 0:  # what has learned keeps its scale
             rows = dataset.observations
             self.safety_critic.scale_inputs(rows if env is None else env.normalize_obs(copy.deepcopy(rows)))
 

@@ -20,6 +20,8 @@ from sb3_ext.common import checkpoint
 from sb3_ext.common.files import atomic_path
 
 MissingCost = Literal["raise", "zero"]
+OF_LOAD = ("device", "custom_objects", "print_system_info", "force_reset")
+"""Arguments of SB3's ``load`` itself."""
 
 
 class SafeAlgorithm(BaseAlgorithm):
@@ -31,6 +33,10 @@ class SafeAlgorithm(BaseAlgorithm):
 
     parts: ClassVar[tuple[str, ...]] = ()
     transient: ClassVar[tuple[str, ...]] = ("_costs",)
+    learned_with: ClassVar[tuple[str, ...]] = ()
+    """Arguments that ``load`` cannot change, since critics have learned what they mean."""
+    given_again: ClassVar[tuple[str, ...]] = ()
+    """Arguments that ``load`` takes though a file may not hold them."""
 
     missing_cost: MissingCost
     normalized_observations: bool = False
@@ -48,9 +54,9 @@ class SafeAlgorithm(BaseAlgorithm):
         self.n_episodes = self.n_violating_episodes = 0
         self.ep_cost_buffer: deque[float] = deque(maxlen=window)
 
-    def _build_parts(self, missing_cost: str) -> None:
+    def _build_parts(self) -> None:
         """To be called at the end of ``_setup_model``."""
-        self._costs = self._make_costs(missing_cost)
+        self._costs = self._make_costs()
         # With inert parts training equals SB3's bit for bit.
         with self._random_streams_kept():
             self._setup_safety()
@@ -59,9 +65,9 @@ class SafeAlgorithm(BaseAlgorithm):
         """What is drawn within leaves torch's streams as they are; devices that the model is not on stay untouched."""
         return th.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device], enabled=kept)
 
-    def _make_costs(self, missing_cost: str) -> EpisodeCosts:
+    def _make_costs(self) -> EpisodeCosts:
         """What adds up the costs of each episode."""
-        return EpisodeCosts(self.n_envs, missing_cost=missing_cost)
+        return EpisodeCosts(self.n_envs, missing_cost=self.missing_cost)
 
     def _setup_safety(self) -> None:
         """Build the parts, from attributes only (it is called again by ``load``)."""
@@ -137,13 +143,23 @@ class SafeAlgorithm(BaseAlgorithm):
 
         Raises:
             ValueError: if the file is truncated, no SB3 model, or a model of another class; if a keyword argument names
-                one of the model's parts, which come from the file.
+                one of the model's parts, which come from the file, something that its critics have learned with, or
+                an argument of the constructor that is used there only.
         """
         if parts := sorted(set(kwargs) & set(cls.parts)):
             raise ValueError(f"load cannot exchange {parts}, which the file holds: make a new {cls.__name__}")
         with checkpoint.readable(path, cls.__name__):
             checkpoint.check_holds(path, cls)
-            return super().load(path, env, *args, **kwargs)
+            saved = checkpoint.plain_data(path)
+        for name in cls.learned_with:
+            if name in kwargs and kwargs[name] != saved.get(name, kwargs[name]):
+                raise ValueError(f"the critics of {path} have learned with {name}={saved[name]}, got {kwargs[name]}")
+        known = {*saved, *OF_LOAD, *cls.given_again}
+        if "algorithm" in saved and (unused := sorted(set(kwargs) - known)):
+            raise ValueError(f"load cannot change {unused}: only arguments that the model keeps as attributes")
+        with checkpoint.readable(path, cls.__name__):
+            model = super().load(path, env, *args, **kwargs)
+        return model
 
     def save_checkpoint(self, folder: str | Path) -> None:
         """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.

@@ -14,6 +14,7 @@ from safe_wrappers.observations import map_entries
 from sb3_ext.common.buffers import CostBatch
 from sb3_ext.common.fused import fit
 from sb3_ext.common.off_policy import SafeOffPolicy
+from sb3_ext.common.safe_algorithm import MissingCost
 from sb3_ext.common.safety_critic import frozen
 
 
@@ -27,7 +28,8 @@ class SafeSAC(SafeOffPolicy, SAC):
         policy: as in SB3, any of its policy classes.
         env: as in SB3.
         *args: SB3's further arguments, as they stand there.
-        missing_cost: what a step without ``info["cost"]`` means: ``"raise"`` or ``"zero"``.
+        missing_cost: what a step without ``info["cost"]`` means: ``"zero"``, the default here, where nothing learns
+            from it, or ``"raise"``.
         optimize: ``"sb3"``, or ``"fused"`` for derivatives written by hand (the same mathematics, other rounding).
         **kwargs: SAC's arguments.
 
@@ -40,7 +42,7 @@ class SafeSAC(SafeOffPolicy, SAC):
         12
     """
 
-    uses_cost: ClassVar[bool] = False
+    default_missing_cost: ClassVar[MissingCost] = "zero"
 
     # ------------------------------------------------------------------ hooks
 

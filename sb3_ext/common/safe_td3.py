@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sb3_ext.common.buffers import CostBatch
 from sb3_ext.common.fused import fit
 from sb3_ext.common.off_policy import SafeOffPolicy
+from sb3_ext.common.safe_algorithm import MissingCost
 from sb3_ext.common.safety_critic import frozen
 
 
@@ -29,7 +30,8 @@ class SafeTD3(SafeOffPolicy, TD3):
         policy: as in SB3, any of its policy classes.
         env: as in SB3.
         *args: SB3's further arguments, as they stand there.
-        missing_cost: what a step without ``info["cost"]`` means: ``"raise"`` or ``"zero"``.
+        missing_cost: what a step without ``info["cost"]`` means: ``"zero"``, the default here, where nothing learns
+            from it, or ``"raise"``.
         optimize: ``"sb3"``, or ``"fused"``, see ``SafeSAC``.
         critic_warmup: updates at the beginning in which only the critics learn, for an actor that was cloned
             (``imitate``): it would descend what untrained critics say.
@@ -44,7 +46,7 @@ class SafeTD3(SafeOffPolicy, TD3):
         12
     """
 
-    uses_cost: ClassVar[bool] = False
+    default_missing_cost: ClassVar[MissingCost] = "zero"
 
     def __init__(self, policy: Any, env: Any, *args: Any, critic_warmup: int = 0, **kwargs: Any) -> None:
         if critic_warmup < 0:

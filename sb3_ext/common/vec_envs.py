@@ -100,7 +100,7 @@ class GymVecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of the environments, where they are objects of their own; else the vector environment's."""
+        """An attribute of the vector environment; of the environments, where these alone have it."""
         chosen = list(self._get_indices(indices))
         if not hasattr(self.vector_env, attr_name) and hasattr(self.vector_env, "get_attr"):
             values = self.vector_env.get_attr(attr_name)
@@ -108,13 +108,33 @@ class GymVecEnv(VecEnv):
         return [getattr(self.vector_env, attr_name)] * len(chosen)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set it for all environments (they are one object)."""
-        setattr(self.vector_env, attr_name, value)
+        """Set it in the environments; where these are one object, for all of them.
+
+        Raises:
+            ValueError: if only some environments are meant, and they are one object.
+        """
+        chosen, own = list(self._get_indices(indices)), self.vector_env
+        if not (hasattr(own, "set_attr") and hasattr(own, "get_attr")):
+            if len(chosen) != self.num_envs:
+                raise ValueError(f"{attr_name} can only be set for all of these environments: they are one object")
+            setattr(own, attr_name, value)
+            return
+        values = [value] * self.num_envs if len(chosen) == self.num_envs else list(own.get_attr(attr_name))
+        for i in chosen:
+            values[i] = value
+        own.set_attr(attr_name, values)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call it once; the result is repeated for every environment."""
-        result = getattr(self.vector_env, method_name)(*args, **kwargs)
-        return [result for _ in self._get_indices(indices)]
+        """Call it in every environment; where these are one object, once, and repeat the result.
+
+        Returns:
+            Results of the environments at ``indices``.
+        """
+        chosen = list(self._get_indices(indices))
+        if hasattr(self.vector_env, "call"):
+            results = self.vector_env.call(method_name, *args, **kwargs)
+            return [results[i] for i in chosen]
+        return [getattr(self.vector_env, method_name)(*args, **kwargs)] * len(chosen)
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
         """No single environment is wrapped."""

@@ -164,7 +164,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
         super()._setup_model()
         self.policy_kwargs = sizes  # as they were given: load() compares them
         self._metrics: defaultdict[str, list[float]] = defaultdict(list)
-        self._build_parts(self.missing_cost)
+        self._build_parts()
 
     def _setup_safety(self) -> None:
         self._check_limits()  # load may have brought others

@@ -170,13 +170,18 @@ def test_the_same_seed_gives_the_same_weights(cls):
     assert differing(weights(first), weights(other))
 
 
-def test_parts_do_not_disturb_the_task_policy():
-    """A multiplier of 0 and a filter that never acts leave SAC's weights as SB3's."""
-    plain = tiny(SAC).learn(100)
-    for cls, kwargs in ((SACLag, {"fixed_multiplier": 0.0}), (RCPO, {"fixed_multiplier": 0.0})):
-        model = tiny(cls, online_updates=False, **kwargs).learn(100)
-        theirs = weights(plain)
-        assert differing({k: v for k, v in weights(model).items() if k in theirs}, theirs) == []
+@pytest.mark.parametrize(
+    "cls, kwargs",
+    [
+        (SACLag, {"fixed_multiplier": 0.0}),
+        (RCPO, {"fixed_multiplier": 0.0}),
+        (RecoveryRL, {"eps_risk": 1.0, "ent_coef": "auto", "online_updates": False}),
+    ],
+)
+def test_parts_do_not_disturb_the_task_policy(cls, kwargs):
+    """A price of 0 and a filter that never acts leave SAC's weights as SB3's."""
+    model, theirs = tiny(cls, **kwargs).learn(100), weights(tiny(SAC).learn(100))
+    assert differing({k: v for k, v in weights(model).items() if k in theirs}, theirs) == []
 
 
 # ---------------------------------------------------------------------- saving
@@ -339,7 +344,7 @@ def test_bad_arguments_of_one_class(cls, kwargs, message):
 def test_discrete_actions_are_refused_and_box_is_named(cls):
     env = Corridor()
     env.action_space = spaces.Discrete(3)
-    with pytest.raises(ValueError, match=r"Box.*ActionMask"):
+    with pytest.raises(ValueError, match=r"Box.*PPOLag, TRPOLag and CPO take any"):
         tiny(cls, env)
 
 

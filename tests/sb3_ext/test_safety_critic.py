@@ -204,7 +204,7 @@ def test_bad_arguments(kwargs, message):
 
 
 def test_discrete_actions_are_refused_with_the_alternative():
-    with pytest.raises(ValueError, match="ActionMask"):
+    with pytest.raises(ValueError, match="PPOLag, TRPOLag and CPO take any"):
         SafetyCritic(Corridor.observation_space, spaces.Discrete(2))
 
 
