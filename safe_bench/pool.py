@@ -26,7 +26,7 @@ REFRESH_SECONDS = 0.2
 THREADS = "OMP_NUM_THREADS"
 
 
-class Job(Protocol):
+class Runnable(Protocol):
     """Something to be done in a process of its own, such as ``runner.Job``."""
 
     @property
@@ -41,12 +41,12 @@ class Job(Protocol):
 class Outcome:
     """What became of a job: ``error`` is None if it finished; ``trace`` tells where one that nobody foresaw arose."""
 
-    job: Job
+    job: Runnable
     error: str | None
     trace: str = ""
 
 
-def run_jobs(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Outcome]:
+def run_jobs(jobs: Sequence[Runnable], n_processes: int, console: Console) -> list[Outcome]:
     """Run all jobs, ``n_processes`` at a time.
 
     Raises:
@@ -66,7 +66,7 @@ def run_jobs(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Ou
         raise
 
 
-def _run_all(jobs: Sequence[Job], n_processes: int, console: Console) -> list[Outcome]:
+def _run_all(jobs: Sequence[Runnable], n_processes: int, console: Console) -> list[Outcome]:
     context = multiprocessing.get_context("spawn")
     updates: Any = context.Queue()
     with _Display(console, len(jobs)) as display:
@@ -116,7 +116,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(job: Job) -> None:
+def _run(job: Runnable) -> None:
     last = ("", 0.0)
 
     def report(what: str, done: int, total: int) -> None:
@@ -129,7 +129,7 @@ def _run(job: Job) -> None:
     job.execute(report)
 
 
-def _follow(futures: dict[Future[None], Job], updates: Any, display: _Display) -> None:
+def _follow(futures: dict[Future[None], Runnable], updates: Any, display: _Display) -> None:
     waiting = dict(futures)
     while waiting:
         with contextlib.suppress(queue.Empty):

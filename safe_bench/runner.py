@@ -21,12 +21,12 @@ from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
 from safe_bench.recordings import Report, recordings, silent
 from safe_bench.runs import (
-    BEGUN,
     DIAGNOSTICS,
     EPISODES,
     EVALUATIONS,
     OFFLINE,
     SAFETY_DATA,
+    STAGE_ENDS,
     RunFolder,
     provenance,
     read_json,
@@ -154,7 +154,8 @@ class _Execution:
         model.pretrain(data, steps=budget.pretrain_updates, progress=every(50, "pre-train", self.report))
 
     def _resume(self) -> Any:
-        checkpoint, stage = self.folder.checkpoint, self.budget.stages[0]
+        checkpoint, stages = self.folder.checkpoint, self.budget.stages
+        stage = stages[min(len(read_json(self.folder.path / STAGE_ENDS)), len(stages) - 1)]
         import_origin(stage.env_id)  # the checkpoint may hold its environments
         env = None if holds_environments(checkpoint) else training_env(stage, self.method, self.layer)
         model = getattr(sb3_ext, str(self.method.algorithm)).load_checkpoint(checkpoint, env, device="cpu")
@@ -169,10 +170,10 @@ class _Execution:
 
     def _finished_stages(self, model: Any) -> list[int]:
         """Timesteps at the end of each finished stage (those that the checkpoint has seen)."""
-        return [steps for steps in read_json(self.folder.path / BEGUN) if steps <= model.num_timesteps]
+        return [steps for steps in read_json(self.folder.path / STAGE_ENDS) if steps <= model.num_timesteps]
 
     def _write_stages(self, ends: list[int]) -> None:
-        write_json(self.folder.path / BEGUN, ends)
+        write_json(self.folder.path / STAGE_ENDS, ends)
 
     def _learn(self, model: Any, index: int, started: float) -> None:
         stage, ends = self.budget.stages[index], self._finished_stages(model)
@@ -298,7 +299,8 @@ class EpisodeRecorder(BaseCallback):
         for steps, intervened in zip(self.interventions, interventions_of(self.model, infos).tolist(), strict=True):
             steps.append(intervened)
         for i in np.flatnonzero(dones):
-            self._add_row(infos[i], self.interventions[i])
+            if self.stage.episodes is None or self.episodes < self.stage.episodes:  # several may end at once
+                self._add_row(infos[i], self.interventions[i])
             self.interventions[i].clear()
         if self.stage.steps is not None:
             self.report(self.stage.name, self.num_timesteps - self.start, self.stage.steps)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from safe_bench.integrity import find_fault
 from sb3_ext.common.files import atomic_path
 
-BEGUN = "stages.json"
-"""A run folder with this file holds results, of a run or of a part of it."""
+STAGE_ENDS = "stages.json"
+"""Timesteps at which stages ended. A run folder with this file holds results, of a run or of a part of it."""
 SAFETY_DATA = ("safety_steps", "safety_violations")
 """Of a summary, where the model counts them: its episodes beside the training ones, which are no rows of a file."""
 PACKAGES = ("sb3-safe", "gymnasium", "stable-baselines3", "torch", "numpy")
@@ -80,7 +80,7 @@ EVALUATIONS = RowFile("evaluations.csv", {
 OFFLINE = "offline_data.json"
 """What was recorded before a run, and what was learned from it."""
 ORIGIN = "origin.json"
-"""Of which run the first weights were."""
+"""What a run began with: steps before the first, and the runs that its controller and its first weights are of."""
 CRITIC = "critic"
 """There: how well the safety critic knew the test environment before the first stage."""
 DIAGNOSTICS = RowFile("diagnostics.csv", {"timesteps": int, "name": str, "value": float})
@@ -115,7 +115,7 @@ class RunFolder:
             RunError: if the folder holds a run with another configuration, or cannot be read or written.
         """
         file = self.path / "config.json"
-        if file.is_file() and (self.finished or (self.path / BEGUN).is_file()):  # a configuration alone is no run
+        if file.is_file() and (self.finished or (self.path / STAGE_ENDS).is_file()):  # a configuration alone is no run
             found = read_json(file)
             if found != config:
                 raise RunError(
@@ -213,7 +213,7 @@ class Run:
         if not folder.finished:
             raise RunError(f"{folder.path} is not finished: run the same command again to go on")
         rows = EPISODES.read(folder.path)
-        figures, ends, offline = (folder.path / name for name in ("figures.json", BEGUN, OFFLINE))
+        figures, ends, offline = (folder.path / name for name in ("figures.json", STAGE_ENDS, OFFLINE))
         run = cls(
             read_json(folder.path / "config.json"),
             {key: np.array([row[key] for row in rows]) for key in EPISODES.columns},

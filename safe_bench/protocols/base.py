@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -164,6 +164,10 @@ class Method:
     n_envs: int | None = None
     feedback: Literal[True] | None = None
     action_noise: float | None = None
+
+    def ablation(self, what: str, **kwargs: Any) -> Method:
+        """The same method with other arguments, and what they are in its label."""
+        return replace(self, label=f"{self.label}, {what}", kwargs={**self.kwargs, **kwargs}, group="ablation")
 
     @property
     def prior_steps(self) -> int:

@@ -53,14 +53,10 @@ def _on_policy(label: str, algorithm: str, cost_limit: float, policy_kwargs: Any
     return _method(label, algorithm, kwargs=kwargs, normalize=True, **settings)
 
 
-def _variant(method: Method, what: str, **kwargs: Any) -> Method:
-    return replace(method, label=f"{method.label}, {what}", kwargs={**method.kwargs, **kwargs}, group="ablation")
-
-
 def _gamma_study(method: Method, horizon: int) -> dict[str, Method]:
     """Other discounts of Q_I, and equation 9, at a discount where it differs much from equation 7."""
-    study = {f"dual-agent-{gamma:g}": _variant(method, f"gamma {gamma:g}", gamma_risk=gamma) for gamma in GAMMAS}
-    equation_9 = _variant(method, f"gamma 0.99, horizon {horizon}", gamma_risk=0.99, horizon=horizon)
+    study = {f"dual-agent-{gamma:g}": method.ablation(f"gamma {gamma:g}", gamma_risk=gamma) for gamma in GAMMAS}
+    equation_9 = method.ablation(f"gamma 0.99, horizon {horizon}", gamma_risk=0.99, horizon=horizon)
     return {**study, "dual-agent-0.99-horizon": equation_9}
 
 

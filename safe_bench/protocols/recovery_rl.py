@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from safe_bench.protocols.base import Budget, Method, Protocol, Stage
 from sb3_ext import TUNED_RECOVERY
@@ -31,23 +30,19 @@ def _recovery_rl_methods(
         "rp": Method("RP", "SafeSAC", RELEASED_SAC, offline=False, reward_penalty=penalty),
         "rcpo": Method("RCPO", "RCPO", risk | {"multiplier_kwargs": {"value": rcpo, "learning_rate": 3e-5}}),
         "recovery-rl": rrl,
-        "recovery-rl-no-relabel": _ablation(rrl, "without relabelling", relabel=False),
-        "recovery-rl-no-offline": replace(_ablation(rrl, "without offline pre-training"), offline=False),
-        "recovery-rl-no-online": _ablation(rrl, "without online updates", online_updates=False),
-        "recovery-rl-composite": _ablation(rrl, "composite next action", composite=True),
-        "recovery-rl-scaled": _ablation(rrl, "scaled critic inputs", scale_inputs=True),
-        "recovery-rl-fast-target": _ablation(rrl, "risk target's tau 0.005", risk_kwargs={"tau": 0.005}),
-        "recovery-rl-tuned": _ablation(rrl, "tuned", **TUNED_RECOVERY),
+        "recovery-rl-no-relabel": rrl.ablation("without relabelling", relabel=False),
+        "recovery-rl-no-offline": replace(rrl.ablation("without offline pre-training"), offline=False),
+        "recovery-rl-no-online": rrl.ablation("without online updates", online_updates=False),
+        "recovery-rl-composite": rrl.ablation("composite next action", composite=True),
+        "recovery-rl-scaled": rrl.ablation("scaled critic inputs", scale_inputs=True),
+        "recovery-rl-fast-target": rrl.ablation("risk target's tau 0.005", risk_kwargs={"tau": 0.005}),
+        "recovery-rl-tuned": rrl.ablation("tuned", **TUNED_RECOVERY),
         "lr-fixed": replace(lr, label="LR, fixed multiplier", group="ablation",
                             kwargs=risk | {"fixed_multiplier": multiplier}),
         "sqrl-fixed": replace(sqrl, label="SQRL, fixed multiplier", group="ablation", kwargs={
             **sqrl.kwargs, "multiplier_kwargs": None, "fixed_multiplier": multiplier, "choice": "density",
         }),
     }  # fmt: skip
-
-
-def _ablation(method: Method, what: str, **kwargs: Any) -> Method:
-    return replace(method, label=f"{method.label}, {what}", kwargs={**method.kwargs, **kwargs}, group="ablation")
 
 
 def _recovery_rl(name: str, env_id: str, title: str, **values: float) -> Protocol:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -123,24 +124,17 @@ def evaluate_safely(
         )
     if seed is not None:
         vec.seed(seed)
-    if normalizer is not None and normalizer.training:
-        normalizer.training = False
-        try:
-            return evaluate_safely(
-                model,
-                vec,
-                n_eval_episodes,
-                deterministic=deterministic,
-                missing_cost=missing_cost,
-                seed=seed,
-                on_step=on_step,
-            )
-        finally:
-            normalizer.training = True
     if shares_environments(vec, getattr(model, "env", None)):
         forget_last_step(model)
-    costs = EpisodeCosts(vec.num_envs, missing_cost=missing_cost)
-    quota = np.array([(n_eval_episodes + i) // vec.num_envs for i in range(vec.num_envs)])
+    with _statistics_kept(normalizer):
+        return _run_episodes(model, vec, n_eval_episodes, deterministic, missing_cost, on_step)
+
+
+def _run_episodes(
+    model: Any, vec: VecEnv, n_episodes: int, deterministic: bool, missing_cost: str, on_step: Step | None
+) -> SafetyEvaluation:
+    costs, normalizer = EpisodeCosts(vec.num_envs, missing_cost=missing_cost), unwrap_vec_normalize(vec)
+    quota = np.array([(n_episodes + i) // vec.num_envs for i in range(vec.num_envs)])
     returns, interventions = np.zeros(vec.num_envs), np.zeros(vec.num_envs, dtype=int)
     rows: list[tuple[Any, ...]] = []
     obs = vec.reset()
@@ -175,6 +169,19 @@ def evaluate_safely(
         starts = dones
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return SafetyEvaluation(**dict(zip([f.name for f in fields(SafetyEvaluation)], columns, strict=True)))
+
+
+@contextlib.contextmanager
+def _statistics_kept(normalizer: VecNormalize | None) -> Iterator[None]:
+    """What is seen within changes no statistics."""
+    if normalizer is None:
+        yield
+        return
+    training, normalizer.training = normalizer.training, False
+    try:
+        yield
+    finally:
+        normalizer.training = training
 
 
 def shares_environments(first: Any, second: Any) -> bool:

@@ -42,6 +42,11 @@ class PricedRiskSAC(RiskSAC):
         **kwargs: Any,
     ) -> None:
         if fixed_multiplier is not None:
+            if multiplier != "gradient" or multiplier_kwargs:
+                raise ValueError(
+                    f"fixed_multiplier={fixed_multiplier} leaves nothing to multiplier={multiplier!r} and "
+                    f"multiplier_kwargs={multiplier_kwargs}: give one or the other"
+                )
             multiplier, multiplier_kwargs = "fixed", {"value": fixed_multiplier}
         self.multiplier_name, self.multiplier_kwargs = multiplier, dict(multiplier_kwargs or {})
         self._make_multiplier()  # fail early, before environments are made

@@ -151,8 +151,3 @@ class SafeTD3(SafeOffPolicy, TD3):
             self._move_target(online, target)
             own, slow = (get_parameters_by_name(network, ["running_"]) for network in (online, target))
             polyak_update(own, slow, 1.0)  # of batch normalisation
-
-    def _propose(self, obs: Any, n: int) -> tuple[th.Tensor, th.Tensor]:
-        actions = self.actor(obs)
-        noise = th.randn(n, *actions.shape, device=self.device)
-        return (actions + noise * self.target_policy_noise).clamp(-1, 1), -0.5 * noise.square().sum(-1)

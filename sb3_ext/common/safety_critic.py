@@ -21,11 +21,11 @@ from stable_baselines3.common.torch_layers import (
 from torch import nn
 from torch.nn import functional as F
 
+from safe_wrappers.risk import RiskKind
 from sb3_ext.common.buffers import CostBatch, scale_action
 from sb3_ext.common.ensembles import EnsembleMLP, GeneratedMLP
 from sb3_ext.common.optim import FusedAdam
 
-RiskKind = Literal["probability", "return"]
 CONSTANT = 1e-6
 """Deviation below which a feature counts as constant."""
 
@@ -96,7 +96,7 @@ class SafetyCritic(nn.Module):
 
     Args:
         observation_space: any space that SB3 has a features extractor for.
-        action_space: Box; actions given to tensors methods are scaled to [-1, 1], those to ``risk`` are not.
+        action_space: Box; actions are scaled to [-1, 1] where tensors are taken, and in its own units by ``risk``.
         kind: see above.
         gamma_risk: discount of the risk, in [0, 1].
         net_arch: hidden layers.

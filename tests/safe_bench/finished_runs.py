@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from safe_bench.protocols import get_protocol, run_config
-from safe_bench.runs import BEGUN, EPISODES, RunFolder, write_json
+from safe_bench.runs import EPISODES, STAGE_ENDS, RunFolder, write_json
 
 NAVIGATION, SPIDER = "recovery-rl/navigation2", "sqrl/drunk-spider"
 VELOCITY, PUSH = "safety-gym/half-cheetah-velocity", "dual-agent/panda-push"
@@ -39,7 +39,7 @@ def add_run(
             rows.append(dict(zip(EPISODES.columns, values, strict=True)))
     if stages:
         EPISODES.write(folder.path, rows)
-        write_json(folder.path / BEGUN, ends)
+        write_json(folder.path / STAGE_ENDS, ends)
     rates = {"violations": [0, 0, 0, 1], "successes": [1, 1, 1, 0], "episodes": 4, "return": 7.0, "cost": cost / 4}
     write_json(folder.path / "evaluation.json", {"deterministic": rates, "stochastic": rates})
     if figures:

@@ -14,7 +14,7 @@ import safe_envs
 from safe_bench import cli
 from safe_bench.pool import Outcome, run_jobs
 from safe_bench.protocols import PROTOCOLS
-from safe_bench.runs import BEGUN, RunError, RunFolder, read_json, write_json
+from safe_bench.runs import STAGE_ENDS, RunError, RunFolder, read_json, write_json
 
 
 def test_list_names_every_protocol(capsys, monkeypatch):
@@ -71,7 +71,7 @@ def test_an_output_folder_that_cannot_be_written_to_is_named(capsys, tmp_path):
 def test_a_foreign_run_folder_is_refused_before_anything_runs(capsys, tmp_path):
     folder = RunFolder.of(tmp_path, "recovery-rl/navigation1", "unconstrained", 0)
     write_json(folder.path / "config.json", {"protocol": "something else"})
-    write_json(folder.path / BEGUN, [])
+    write_json(folder.path / STAGE_ENDS, [])
     arguments = ["run", "recovery-rl/navigation1", "--methods", "unconstrained", "--seeds", "0", "--out", str(tmp_path)]
     assert cli.main(arguments) == 2
     assert str(folder.path) in capsys.readouterr().err

@@ -16,7 +16,7 @@ from safe_bench.metrics import aggregate
 from safe_bench.protocols import PROTOCOLS, get_protocol
 from safe_bench.report import summary_table, write_report
 from safe_bench.results import Rate, Results
-from safe_bench.runs import BEGUN, EPISODES, RunError, read_json, write_json
+from safe_bench.runs import EPISODES, STAGE_ENDS, RunError, read_json, write_json
 from safe_bench.verdict import MEASURES, verdict
 
 VOID = {"meta", "img", "br", "link"}
@@ -284,7 +284,7 @@ class TestStages:
         config["budget"]["stages"][0]["steps"] *= 8
         write_json(folder.path / "config.json", config)
         write_json(folder.path / "summary.json", summary | {"timesteps": 1600})
-        write_json(folder.path / BEGUN, [1600])
+        write_json(folder.path / STAGE_ENDS, [1600])
         (method,) = Results.read(tmp_path, VELOCITY).methods
         band = method.curve(lambda episodes: episodes["cost"])
         assert (band.x[0], band.x[-1]) == (80, 1600)
