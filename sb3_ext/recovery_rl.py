@@ -92,14 +92,14 @@ class RecoveryRL(RiskSAC):
     def _fit_normalisation(self, dataset: Transitions) -> None:
         super()._fit_normalisation(dataset)
         if self.scale_inputs:
-            self.recovery_policy.scale_inputs_like(self.safety_critic)
+            self.recovery_policy.standardise_like(self.safety_critic.online)
 
     def use_critic(self, critic: SafetyCritic) -> Self:
         """See ``RiskSAC.use_critic``; the recovery policy's inputs are scaled alike."""
         super().use_critic(critic)
-        own = self.recovery_policy.get_buffer("observation_mean")
-        if own.shape == self.safety_critic.online.observation_mean.shape:  # else the extractors differ
-            self.recovery_policy.scale_inputs_like(self.safety_critic)
+        own, theirs = self.recovery_policy, self.safety_critic.online
+        if own.observation_mean.shape == theirs.observation_mean.shape:  # else the extractors differ
+            own.standardise_like(theirs)
         return self
 
     def _follow_risk(self, batch: CostBatch) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
@@ -20,12 +19,12 @@ from safe_wrappers.info import COST, EXECUTED_ACTION, read_term
 from safe_wrappers.observations import Observations, batch_of_one, map_entries, take_rows
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.checkpoint import readable
+from sb3_ext.common.features import ScaledFeatures, as_tensors
 from sb3_ext.common.files import atomic_path
 from sb3_ext.common.optim import FusedAdam
-from sb3_ext.common.safety_critic import as_tensors, make_features_extractor, standardisation
 
 
-class LinearCostModel(nn.Module):
+class LinearCostModel(ScaledFeatures):
     r"""Predicts each term of the next cost as :math:`c_i(s) + g_i(s)^T a` (Dalal et al. 2018, section 5).
 
     To be handed to ``safe_wrappers.SafetyLayer``, which corrects actions with it: around the environment of a trained
@@ -57,9 +56,6 @@ class LinearCostModel(nn.Module):
         (2,)
     """
 
-    observation_mean: th.Tensor
-    observation_std: th.Tensor
-
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -69,25 +65,20 @@ class LinearCostModel(nn.Module):
         net_arch: Sequence[int] = (64, 64),
         learning_rate: float = 1e-3,
     ) -> None:
-        super().__init__()
+        super().__init__(observation_space)
         if not (isinstance(action_space, spaces.Box) and len(action_space.shape) == 1):
             raise ValueError(f"a LinearCostModel needs a Box of actions of shape (A,), got {action_space}")
         if not terms or isinstance(terms, str):
             raise ValueError(f"terms must name at least one cost in a sequence, got {terms!r}")
-        self.observation_space, self.action_space, self.terms = observation_space, action_space, tuple(terms)
+        self.action_space, self.terms = action_space, tuple(terms)
         self.config: dict[str, Any] = {"net_arch": tuple(net_arch), "learning_rate": learning_rate}
-        self.features = make_features_extractor(observation_space, None, None)
-        size, n_outputs = self.features.features_dim, len(self.terms) * (1 + action_space.shape[0])
-        self.net = nn.Sequential(*create_mlp(size, n_outputs, list(net_arch)))
-        self.register_buffer("observation_mean", th.zeros(size))
-        self.register_buffer("observation_std", th.ones(size))
+        n_outputs = len(self.terms) * (1 + action_space.shape[0])
+        self.net = nn.Sequential(*create_mlp(self.features.features_dim, n_outputs, list(net_arch)))
         self.optimizer = FusedAdam(self.parameters(), lr=learning_rate, fused=True)
 
     def coefficients(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
         """Offsets ``[B, K]`` and slopes ``[B, K, A]`` for tensors, actions being scaled to [-1, 1]; differentiable."""
-        features = self.features(preprocess_obs(obs, self.observation_space))
-        outputs = self.net((features - self.observation_mean) / self.observation_std)
-        outputs = outputs.unflatten(1, (len(self.terms), -1))
+        outputs = self.net(self.scaled(obs)).unflatten(1, (len(self.terms), -1))
         return outputs[..., 0], outputs[..., 1:]
 
     def forward(self, observations: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -147,7 +138,8 @@ class LinearCostModel(nn.Module):
         scale, shift = self._scaling()
         scaled = th.as_tensor(np.asarray(actions) * scale - shift, dtype=th.float32)
         targets = th.as_tensor(np.asarray(costs), dtype=th.float32)
-        self._standardise(obs)
+        if not self.learns_features:
+            self.standardise(obs)
         for _ in range(steps):
             rows = th.randint(len(targets), (batch_size,))
             loss = F.mse_loss(self._predict(take_rows(obs, rows), scaled[rows]), targets[rows])
@@ -188,15 +180,6 @@ class LinearCostModel(nn.Module):
         """``scale`` and ``shift`` with which ``scale * action - shift`` is in [-1, 1]."""
         low, high = self.action_space.low, self.action_space.high
         return 2.0 / (high - low), (high + low) / (high - low)
-
-    def _standardise(self, obs: Any) -> None:
-        if list(self.features.parameters()):
-            return  # of images, whose extractor learns
-        with th.no_grad():
-            features = self.features(preprocess_obs(obs, self.observation_space))
-            mean, std = standardisation(features)
-            self.observation_mean.copy_(mean)
-            self.observation_std.copy_(std)
 
 
 def _steps_in(

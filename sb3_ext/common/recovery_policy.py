@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from torch import nn
 
+from sb3_ext.common.features import ScaledFeatures
 from sb3_ext.common.optim import FusedAdam
-from sb3_ext.common.safety_critic import SafetyCritic, frozen, make_features_extractor
+from sb3_ext.common.safety_critic import SafetyCritic, frozen
 
 
-class RecoveryActor(nn.Module):
+class RecoveryActor(ScaledFeatures):
     """Gaussian policy with a tanh mean, trained to minimise the risk (Recovery RL, section 4.3).
 
     The paper calls it DDPG; its code samples from a Gaussian with a learned deviation that does not depend on the
@@ -44,29 +44,23 @@ class RecoveryActor(nn.Module):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.observation_space = observation_space
+        super().__init__(observation_space, features_extractor_class, features_extractor_kwargs)
         self.config: dict[str, Any] = dict(
             net_arch=tuple(net_arch), learning_rate=learning_rate, initial_std=initial_std,
             features_extractor_class=features_extractor_class, features_extractor_kwargs=features_extractor_kwargs,
         )  # fmt: skip
         action_dim = int(np.prod(action_space.shape or (1,)))
-        self.features = make_features_extractor(observation_space, features_extractor_class, features_extractor_kwargs)
         self.mean = nn.Sequential(*create_mlp(self.features.features_dim, action_dim, list(net_arch)), nn.Tanh())
         for layer in self.mean:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.log_std = nn.Parameter(th.full((action_dim,), math.log(initial_std)))
-        self.register_buffer("observation_mean", th.zeros(self.features.features_dim))
-        self.register_buffer("observation_std", th.ones(self.features.features_dim))
         self.optimizer = FusedAdam(self.parameters(), lr=learning_rate, fused=True)
 
     def forward(self, obs: Any, deterministic: bool = False) -> th.Tensor:
         """Actions ``[B, A]`` in [-1, 1]; differentiable."""
-        features = self.features(preprocess_obs(obs, self.observation_space))
-        features = (features - self.get_buffer("observation_mean")) / self.get_buffer("observation_std")
-        mean = self.mean(features)
+        mean = self.mean(self.scaled(obs))
         if deterministic:
             return mean
         std = self.log_std.exp().clamp_min(1e-6)
@@ -85,8 +79,3 @@ class RecoveryActor(nn.Module):
         risk.backward()
         self.optimizer.step()
         return float(risk.detach())
-
-    def scale_inputs_like(self, critic: SafetyCritic) -> None:
-        """Take over the critic's input scaling."""
-        self.get_buffer("observation_mean").copy_(critic.online.observation_mean)
-        self.get_buffer("observation_std").copy_(critic.online.observation_std)

@@ -11,44 +11,19 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    NatureCNN,
-)
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from torch.nn import functional as F
 
 from safe_wrappers.risk import RiskKind
 from sb3_ext.common.buffers import CostBatch, scale_action
 from sb3_ext.common.ensembles import EnsembleMLP, GeneratedMLP
+from sb3_ext.common.features import ScaledFeatures, as_tensors
 from sb3_ext.common.optim import FusedAdam
 
-CONSTANT = 1e-6
-"""Deviation below which a feature counts as constant."""
 
-
-def make_features_extractor(
-    observation_space: spaces.Space[Any], cls: type[BaseFeaturesExtractor] | None, kwargs: dict[str, Any] | None
-) -> BaseFeaturesExtractor:
-    """SB3's extractor for a space (or ``cls``), so that any SB3 observation can carry a risk."""
-    kwargs = dict(kwargs or {})
-    if cls is not None:
-        return cls(observation_space, **kwargs)
-    if isinstance(observation_space, spaces.Dict):
-        return CombinedExtractor(observation_space, **kwargs)
-    if is_image_space(observation_space):
-        return NatureCNN(observation_space, **kwargs)
-    return FlattenExtractor(observation_space)
-
-
-class RiskNetwork(nn.Module):
-    """Features extractor, optional input scaling and an ensemble over (features, action)."""
-
-    observation_mean: th.Tensor
-    observation_std: th.Tensor
+class RiskNetwork(ScaledFeatures):
+    """An ensemble over (features, action)."""
 
     def __init__(
         self,
@@ -60,17 +35,13 @@ class RiskNetwork(nn.Module):
         features_extractor_kwargs: dict[str, Any] | None,
         latent_dim: int | None = None,
     ) -> None:
-        super().__init__()
-        self.observation_space = observation_space
-        self.features = make_features_extractor(observation_space, features_extractor_class, features_extractor_kwargs)
+        super().__init__(observation_space, features_extractor_class, features_extractor_kwargs)
         n_inputs = self.features.features_dim + action_dim
         self.heads = (
             EnsembleMLP(n_critics, n_inputs, net_arch)
             if latent_dim is None
             else GeneratedMLP(n_critics, n_inputs, net_arch, latent_dim)
         )
-        self.register_buffer("observation_mean", th.zeros(self.features.features_dim))
-        self.register_buffer("observation_std", th.ones(self.features.features_dim))
 
     def forward(self, obs: Any, actions: th.Tensor) -> th.Tensor:
         """Raw outputs ``[n, B]``."""
@@ -78,9 +49,7 @@ class RiskNetwork(nn.Module):
 
     def inputs(self, obs: Any, actions: th.Tensor) -> th.Tensor:
         """What the ensemble sees, ``[B, in]``."""
-        features = self.features(preprocess_obs(obs, self.observation_space))
-        features = (features - self.observation_mean) / self.observation_std
-        return th.cat([features, actions.flatten(1)], dim=1)
+        return th.cat([self.scaled(obs), actions.flatten(1)], dim=1)
 
 
 class SafetyCritic(nn.Module):
@@ -202,14 +171,10 @@ class SafetyCritic(nn.Module):
 
         Features that are constant in them are only shifted.
         """
-        if list(self.online.features.parameters()):
+        if self.online.learns_features:
             raise ValueError("scale_inputs standardises flat observations; this critic learns its features")
-        with th.no_grad():
-            features = self.online.features(preprocess_obs(self.tensors(observations), self.observation_space))
-            mean, std = standardisation(features)
-            for network in (self.online, self.target):
-                network.observation_mean.copy_(mean)
-                network.observation_std.copy_(std)
+        self.online.standardise(self.tensors(observations))
+        self.target.standardise_like(self.online)
 
     def risk(self, obs: Any, action: NDArray[Any]) -> NDArray[np.float32]:
         """Risk ``[B]`` of observations ``[B, ...]`` (or a dict of them) and actions ``[B, ...]``, environment units."""
@@ -223,20 +188,6 @@ class SafetyCritic(nn.Module):
 
     def _activate(self, outputs: th.Tensor) -> th.Tensor:
         return th.sigmoid(outputs) if self.kind == "probability" else outputs
-
-
-def as_tensors(obs: Any, space: spaces.Space[Any], device: th.device) -> Any:
-    """Batched NumPy observations of ``space`` as tensors."""
-    if isinstance(space, spaces.Dict):
-        return {key: as_tensors(obs[key], part, device) for key, part in space.spaces.items()}
-    # Environments give images with their channels last, networks take them first; predict does the same.
-    return th.as_tensor(maybe_transpose(np.asarray(obs), space), device=device)
-
-
-def standardisation(features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """Mean and deviation of each column of ``[N, F]``; 1 where it is constant: nothing is known of its scale."""
-    std = features.std(dim=0, correction=0)
-    return features.mean(dim=0), th.where(std < CONSTANT, th.ones_like(std), std)
 
 
 @contextlib.contextmanager

@@ -17,9 +17,9 @@ from stable_baselines3.common.vec_env import VecMonitor
 from safe_envs import WorkerVectorEnv
 from safe_wrappers import Transitions
 from sb3_ext import SQRL, DualAgent, GymVecEnv, PPOLag, RecoveryRL, RecurrentSACLag, SACLag, SafeSAC, imitate
+from sb3_ext.common.features import standardisation
 from sb3_ext.common.fused import fuse
 from sb3_ext.common.optim import FusedAdam
-from sb3_ext.common.safety_critic import standardisation
 from sb3_ext.common.vec_envs import episode_limit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*untrained safety critic.*")
