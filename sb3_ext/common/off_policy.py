@@ -251,7 +251,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     def dump_logs(self) -> None:
         """Write SB3's logs and the costs."""
         self._record_costs()
-        if self.selector is not None:
+        if self.selector is not None or self.n_interventions:  # its own, or one among the wrappers
             self.logger.record("safety/intervention_rate", self.n_interventions / max(self.num_timesteps, 1))
         super().dump_logs()
 

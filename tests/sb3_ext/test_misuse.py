@@ -1,5 +1,7 @@
 """What users do that would be silently wrong: it is refused, or comes out right."""
 
+import csv
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from corridors import (
 )
 from gymnasium.wrappers import RescaleAction, TimeLimit
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from safe_wrappers import MissingCostError, RecoveryFilter, Transitions
@@ -164,3 +167,11 @@ def test_an_episode_that_ends_where_training_stops_counts_with_return_and_cost()
     model = PPOLag("MlpPolicy", VecMonitor(vec()), n_steps=2 * HORIZON, batch_size=HORIZON)
     model.learn(2 * HORIZON, callback=lambda local, _: local["self"].num_timesteps < HORIZON)
     assert len(model.ep_info_buffer) == len(model.ep_cost_buffer) == 1
+
+
+def test_interventions_of_a_filter_among_the_wrappers_are_logged(tmp_path):
+    model = tiny(SafeSAC, braked(Corridor()))
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(2 * HORIZON, log_interval=1)
+    with open(tmp_path / "progress.csv", newline="") as file:
+        assert [row["safety/intervention_rate"] for row in csv.DictReader(file)] == ["1.0", "1.0"]
