@@ -67,7 +67,8 @@ class SQRL(SACLag):
         safety_violations: violations in them.
     """
 
-    transient: ClassVar[tuple[str, ...]] = (*SACLag.transient, "safety_buffer", "_safety_env")
+    buffers: ClassVar[tuple[str, ...]] = (*SACLag.buffers, "safety_buffer")
+    environments: ClassVar[tuple[str, ...]] = (*SACLag.environments, "_safety_env")
     gradient_multiplier: ClassVar[dict[str, float]] = {"value": float(np.e), "learning_rate": 3e-4}
     relabel = False  # the mask is part of the policy: SAC learns from what was executed
 

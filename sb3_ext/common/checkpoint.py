@@ -26,8 +26,6 @@ from sb3_ext.common.buffers import forget_last_step
 from sb3_ext.common.files import atomic_folder, atomic_path
 
 POINTER = "LATEST"
-BUFFERS = ("replay_buffer", "offline_buffer", "safety_buffer")
-ENVIRONMENTS = ("env", "_safety_env")
 STATISTICS = ("obs_rms", "ret_rms")
 
 
@@ -77,12 +75,12 @@ def check_holds(path: Any, cls: type[Any]) -> None:
 def save(model: Any, folder: str | Path) -> None:
     """Write a checkpoint into a new sub-folder, then point to it, then remove the older ones."""
     folder = Path(folder)
-    environments = {name: pack_env(getattr(model, name, None)) for name in ENVIRONMENTS}
+    environments = {name: pack_env(getattr(model, name, None)) for name in model.environments}
     if environments["env"].pickled is None:
         _reset_environments(model, model.num_timesteps)
     with atomic_folder(folder) as temporary:
         model.save(temporary / "model.zip")
-        _dump(temporary / "buffers.pkl", {name: getattr(model, name, None) for name in BUFFERS})
+        _dump(temporary / "buffers.pkl", {name: getattr(model, name, None) for name in model.buffers})
         _dump(temporary / "environments.pkl", environments)
         _dump(temporary / "state.pkl", _random_state(model) | {"costs": model._costs, "steps": model.num_timesteps})
         # A new name each time: the checkpoint that the pointer names is never touched, not even at the same step.
@@ -114,8 +112,9 @@ def load(cls: type[Any], folder: str | Path, env: Any, device: th.device | str, 
     environment = unpack_env(environments["env"]) if env is None else env
     model = cls.load(complete / "model.zip", env=environment, device=device, force_reset=False, **kwargs)
     model.env.unwrapped._reset_seeds()  # load has seeded it for a reset that this run never made
-    if environments["_safety_env"].pickled is not None:
-        model._safety_env = unpack_env(environments["_safety_env"])
+    for name in model.environments[1:]:
+        if environments[name].pickled is not None:
+            setattr(model, name, unpack_env(environments[name]))
     for name, buffer in buffers.items():
         if buffer is not None:
             buffer.device = model.device

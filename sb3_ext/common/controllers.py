@@ -19,9 +19,9 @@ from sb3_ext.common.export import ObservationStatistics
 
 NOT_FOR_ACTING = (
     "env", "_vec_normalize_env", "_logger", "_last_obs", "_last_original_obs", "ep_info_buffer", "ep_success_buffer",
-    "replay_buffer", "rollout_buffer", "offline_buffer", "safety_buffer", "_safety_env",
+    "replay_buffer", "rollout_buffer",
 )  # fmt: skip
-"""What a model holds for learning only."""
+"""What an SB3 model holds for learning only."""
 
 
 class Controller:
@@ -153,7 +153,8 @@ class Controller:
 def _for_acting(model: BaseAlgorithm) -> BaseAlgorithm:
     """A copy of the model that can predict and nothing else."""
     slim = copy.copy(model)
-    for name in NOT_FOR_ACTING:
+    own = (name for kind in ("buffers", "environments") for name in getattr(model, kind, ()))
+    for name in (*NOT_FOR_ACTING, *own):
         if name in vars(slim):
             setattr(slim, name, None)
     return copy.deepcopy(slim)

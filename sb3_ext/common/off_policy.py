@@ -50,6 +50,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     """
 
     default_missing_cost: ClassVar[MissingCost] = "raise"
+    buffers: ClassVar[tuple[str, ...]] = ("replay_buffer",)
     transient: ClassVar[tuple[str, ...]] = (
         *SafeAlgorithm.transient, "selector", "last_intervened", "_selection", "_proposing", "_metrics",
     )  # fmt: skip

@@ -58,7 +58,8 @@ class RiskSAC(SafeSAC):
     parts: ClassVar[tuple[str, ...]] = ("safety_critic",)
     learned_with: ClassVar[tuple[str, ...]] = ("gamma_risk",)
     default_missing_cost: ClassVar[MissingCost] = "raise"
-    transient: ClassVar[tuple[str, ...]] = (*SafeSAC.transient, "offline_buffer", "_drawn")
+    buffers: ClassVar[tuple[str, ...]] = (*SafeSAC.buffers, "offline_buffer")
+    transient: ClassVar[tuple[str, ...]] = (*SafeSAC.transient, "_drawn")
 
     def __init__(
         self,

@@ -28,11 +28,17 @@ class SafeAlgorithm(BaseAlgorithm):
     """Mixin before an SB3 algorithm.
 
     A subclass lists its stateful ``parts`` (attributes that are modules, or a ``ModuleDict`` of modules, perhaps with
-    an ``optimizer``) and builds them in ``_setup_safety``. Saving and loading follow from that.
+    an ``optimizer``) and builds them in ``_setup_safety``. Saving, loading and checkpoints follow from that, and from
+    the ``buffers`` and ``environments`` that it adds.
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
+    buffers: ClassVar[tuple[str, ...]] = ()
+    """Attributes that hold data: in checkpoints, not in saved models."""
+    environments: ClassVar[tuple[str, ...]] = ("env",)
+    """Attributes that are environments, that of the training first: the same."""
     transient: ClassVar[tuple[str, ...]] = ("_costs",)
+    """Attributes that are made anew."""
     learned_with: ClassVar[tuple[str, ...]] = ()
     """Arguments that ``load`` cannot change, since critics have learned what they mean."""
     given_again: ClassVar[tuple[str, ...]] = ()
@@ -111,7 +117,8 @@ class SafeAlgorithm(BaseAlgorithm):
                 yield part, module
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *self.parts, *self.transient]
+        own = (*self.parts, *self.buffers, *self.environments, *self.transient)
+        return [*super()._excluded_save_params(), *own]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

@@ -34,6 +34,7 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MultiInputPolicy": RecurrentPolicy, "CnnPolicy": RecurrentPolicy, "MlpPolicy": RecurrentPolicy
     }  # fmt: skip
+    buffers: ClassVar[tuple[str, ...]] = ("replay_buffer",)
     transient: ClassVar[tuple[str, ...]] = (*SafeAlgorithm.transient, "_next_hidden", "_exploration")
 
     policy: RecurrentPolicy

@@ -45,7 +45,7 @@ def counters(model):
 def assert_equal_runs(first, second):
     assert_same_weights(first, second)
     assert differing(counters(first), counters(second)) == []
-    for name in checkpoint.BUFFERS:
+    for name in first.buffers:
         own, other = getattr(first, name, None), getattr(second, name, None)
         assert (own is None) == (other is None)
         if own is not None:
