@@ -11,9 +11,6 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.her import HerReplayBuffer
 
@@ -27,10 +24,10 @@ from sb3_ext.common.buffers import (
     scale_action,
     unscale_action,
 )
+from sb3_ext.common.cost_off_policy import CostOffPolicy
 from sb3_ext.common.fused import fuse
 from sb3_ext.common.optim import FusedAdam
-from sb3_ext.common.rollouts import keep_last_step
-from sb3_ext.common.safe_algorithm import MissingCost, SafeAlgorithm
+from sb3_ext.common.safe_algorithm import MissingCost
 from sb3_ext.common.selectors import ActionSelector
 
 COUNTERPARTS: dict[type[ReplayBuffer], type[CostStorage]] = {
@@ -38,21 +35,19 @@ COUNTERPARTS: dict[type[ReplayBuffer], type[CostStorage]] = {
 }  # fmt: skip
 
 
-class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
+class SafeOffPolicy(CostOffPolicy):
     """Mixin for off-policy bases with Box actions; it comes before the base in the list of parents.
 
     ``info`` of a step gets the proposed and the executed action and whether the filter intervened after callbacks have
-    seen it: a callback reads ``model.last_intervened``. The step at which a callback stops the training is counted and
-    stored like any other; SB3 drops it, so that the next ``learn`` would begin with a transition that never was.
+    seen it: a callback reads ``model.last_intervened``.
 
     A subclass lists its stateful ``parts``, builds them in ``_setup_safety`` and may set ``selector``. Everything
     else follows from that.
     """
 
     default_missing_cost: ClassVar[MissingCost] = "raise"
-    buffers: ClassVar[tuple[str, ...]] = ("replay_buffer",)
     transient: ClassVar[tuple[str, ...]] = (
-        *SafeAlgorithm.transient, "selector", "last_intervened", "_selection", "_proposing", "_metrics",
+        *CostOffPolicy.transient, "selector", "last_intervened", "_selection", "_proposing",
     )  # fmt: skip
 
     selector: ActionSelector | None
@@ -101,7 +96,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self.last_intervened: NDArray[np.bool_] = np.zeros(self.n_envs, dtype=bool)
         self._selection: tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]] | None = None
         self._proposing = False
-        self._metrics: defaultdict[str, list[float]] = defaultdict(list)
+        self._metrics = defaultdict(list)
         self._build_parts()
         self._fuse_networks()
 
@@ -230,13 +225,6 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         super()._reset_counts(window)
         self.n_interventions = 0
 
-    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """SB3's, which forgets the step at which a callback stops."""
-        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
-        if not rollout.continue_training:
-            keep_last_step(self, callback.locals)
-        return rollout
-
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         if self._selection is not None:
             # Not last_intervened: a callback may have called predict since, SafeEvalCallback does.
@@ -250,14 +238,7 @@ class SafeOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self.n_interventions += sum(bool(info.get(INTERVENED, False)) for info in infos)
 
     def dump_logs(self) -> None:
-        """Write SB3's logs and the costs."""
-        self._record_costs()
+        """Write SB3's logs, the costs and how often a filter acted."""
         if self.selector is not None or self.n_interventions:  # its own, or one among the wrappers
             self.logger.record("safety/intervention_rate", self.n_interventions / max(self.num_timesteps, 1))
         super().dump_logs()
-
-    def _log_metrics(self) -> None:
-        """Record the means over the gradient steps of one ``train``."""
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for key, values in self._metrics.items():
-            self.logger.record(key, float(np.mean(values)))

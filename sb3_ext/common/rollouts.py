@@ -53,18 +53,6 @@ def collect_episodes(model: Any, env: VecEnv, buffer: CostStorage, n_episodes: i
     return RolloutCounts(steps, violations)
 
 
-def keep_last_step(model: Any, step: dict[str, Any]) -> None:
-    """Count and store the step at which a callback stopped the training of an off-policy model; SB3 forgets it.
-
-    Args:
-        model: the model.
-        step: the local variables of ``collect_rollouts``, which callbacks get.
-    """
-    model._update_info_buffer(step["infos"], step["dones"])
-    names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
-    model._store_transition(*(step[name] for name in names))
-
-
 def _raw(obs: Any, normalizer: VecNormalize | None) -> Any:
     return obs if normalizer is None else normalizer.get_original_obs()
 

@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 
@@ -88,7 +87,6 @@ class RecurrentSACLag(RecurrentOffPolicy):
     """
 
     parts: ClassVar[tuple[str, ...]] = ("multiplier", "temperature")
-    transient: ClassVar[tuple[str, ...]] = (*RecurrentOffPolicy.transient, "_metrics")
 
     def __init__(
         self,
@@ -163,7 +161,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
         sizes, self.policy_kwargs = self.policy_kwargs, {**self.policy_kwargs, "use_feedback": self.use_feedback}
         super()._setup_model()
         self.policy_kwargs = sizes  # as they were given: load() compares them
-        self._metrics: defaultdict[str, list[float]] = defaultdict(list)
+        self._metrics = defaultdict(list)
         self._build_parts()
 
     def _setup_safety(self) -> None:
@@ -219,9 +217,7 @@ class RecurrentSACLag(RecurrentOffPolicy):
         for _ in range(gradient_steps):
             self._update(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
         self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for key, values in self._metrics.items():
-            self.logger.record(key, float(np.mean(values)))
+        self._log_metrics()
 
     def _update(self, batch: SequenceBatch) -> None:
         """One step of heads, trunk and policy, then of multiplier, temperature and target networks."""
@@ -292,11 +288,6 @@ class RecurrentSACLag(RecurrentOffPolicy):
             self.multiplier.update(excess)
             self._metrics["safety/excess"].append(excess)
         self._metrics["safety/multiplier"].append(self.price)
-
-    def dump_logs(self) -> None:
-        """Write SB3's logs and the costs."""
-        self._record_costs()
-        super().dump_logs()
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

@@ -11,21 +11,19 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ext.common.buffers import scale_action, unscale_action
 from sb3_ext.common.checkpoint import check_holds, readable
-from sb3_ext.common.rollouts import keep_last_step
-from sb3_ext.common.safe_algorithm import SafeAlgorithm
+from sb3_ext.common.cost_off_policy import CostOffPolicy
 from sb3_ext.recurrent.observations import ObservationLayout
 from sb3_ext.recurrent.policy import RecurrentPolicy
 from sb3_ext.recurrent.sequence_buffer import SequenceReplayBuffer
 
 
-class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
+class RecurrentOffPolicy(CostOffPolicy):
     """Base of off-policy algorithms with a ``RecurrentPolicy`` and a ``SequenceReplayBuffer``.
 
     The hidden state of each environment lives in the model, is 0 where an episode starts, and is kept by checkpoints.
@@ -34,8 +32,7 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MultiInputPolicy": RecurrentPolicy, "CnnPolicy": RecurrentPolicy, "MlpPolicy": RecurrentPolicy
     }  # fmt: skip
-    buffers: ClassVar[tuple[str, ...]] = ("replay_buffer",)
-    transient: ClassVar[tuple[str, ...]] = (*SafeAlgorithm.transient, "_next_hidden", "_exploration")
+    transient: ClassVar[tuple[str, ...]] = (*CostOffPolicy.transient, "_next_hidden", "_exploration")
 
     policy: RecurrentPolicy
     replay_buffer: SequenceReplayBuffer
@@ -148,7 +145,7 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
         self._hidden, self._last_episode_starts = self._next_hidden, np.array(dones, bool)
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """SB3's, which forgets the step at which a callback stops; the stream would go on without it.
+        """See ``CostOffPolicy``.
 
         Raises:
             ValueError: if the replay buffer holds the streams of another number of environments.
@@ -158,10 +155,7 @@ class RecurrentOffPolicy(SafeAlgorithm, OffPolicyAlgorithm):
                 f"the replay buffer holds streams of {self.replay_buffer.n_envs} environments, there are "
                 f"{env.num_envs}: call reset_replay(), or set_env(env, reset_replay=True), before learn()"
             )
-        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
-        if not rollout.continue_training:
-            keep_last_step(self, callback.locals)
-        return rollout
+        return super().collect_rollouts(env, callback, *args, **kwargs)
 
 
 def _check_normalizer(env: Any, space: spaces.Space[Any], use_feedback: bool) -> None:
