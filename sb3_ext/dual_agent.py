@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -128,19 +128,13 @@ class DualAgent(SafeTD3):
         r""":math:`\Gamma`, the least accepted :math:`Q_I`."""
         return safe_steps(self.eps_risk, self.gamma_risk, self.horizon)
 
-    @classmethod
-    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
-        """SB3's ``load``; ``eps_risk`` may be given anew, and ``baseline`` where the file has none that is learned."""
-        if "eps_risk" in kwargs:
-            check_probability("eps_risk", kwargs["eps_risk"])
-        return super().load(path, env, *args, **kwargs)
-
     # ------------------------------------------------------------------ set-up
 
     def _setup_safety(self) -> None:
         if self.action_noise is None:
             size = int(np.prod(self._action_shape))
             self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, EXPLORATION))
+        safe_steps(self.eps_risk, self.gamma_risk, self.horizon)  # load may have brought another eps_risk
         self._check_horizon()
         self.multiplier = GradientMultiplier(0.0, self.multiplier_learning_rate, space="linear", optimizer="sgd")
         self._presume_safety()

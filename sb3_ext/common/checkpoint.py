@@ -54,8 +54,8 @@ def plain_data(path: Any) -> dict[str, Any]:
     return data
 
 
-def check_holds(path: Any, cls: type[Any]) -> None:
-    """Raise ``ValueError`` unless the file holds a model of ``cls``.
+def check_holds(path: Any, cls: type[Any]) -> dict[str, Any]:
+    """The plain data of a file that holds a model of ``cls``; raises ``ValueError`` if it holds something else.
 
     Classes without parts of their own read the files of their SB3 base, too.
     """
@@ -66,10 +66,11 @@ def check_holds(path: Any, cls: type[Any]) -> None:
     if "algorithm" in data:
         if data["algorithm"] != cls.__name__:  # parts of the same names and shapes would fit by accident
             raise ValueError(f"it holds a {data['algorithm']}")
-        return
+        return data
     module = data.get("policy_class", {}).get("__module__")
     if cls.parts or module != cls.policy_aliases["MlpPolicy"].__module__:
         raise ValueError(f"it is a model of another library's algorithm, with a policy of {module}")
+    return data
 
 
 def save(model: Any, folder: str | Path) -> None:

@@ -156,8 +156,7 @@ class SafeAlgorithm(BaseAlgorithm):
         if parts := sorted(set(kwargs) & set(cls.parts)):
             raise ValueError(f"load cannot exchange {parts}, which the file holds: make a new {cls.__name__}")
         with checkpoint.readable(path, cls.__name__):
-            checkpoint.check_holds(path, cls)
-            saved = checkpoint.plain_data(path)
+            saved = checkpoint.check_holds(path, cls)
         for name in cls.learned_with:
             if name in kwargs and kwargs[name] != saved.get(name, kwargs[name]):
                 raise ValueError(f"the critics of {path} have learned with {name}={saved[name]}, got {kwargs[name]}")
@@ -165,8 +164,7 @@ class SafeAlgorithm(BaseAlgorithm):
         if "algorithm" in saved and (unused := sorted(set(kwargs) - known)):
             raise ValueError(f"load cannot change {unused}: only arguments that the model keeps as attributes")
         with checkpoint.readable(path, cls.__name__):
-            model = super().load(path, env, *args, **kwargs)
-        return model
+            return super().load(path, env, *args, **kwargs)
 
     def save_checkpoint(self, folder: str | Path) -> None:
         """Write everything that a bit-for-bit continuation needs; an older checkpoint stays valid until then.

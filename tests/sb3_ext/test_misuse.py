@@ -42,15 +42,15 @@ def test_a_filter_of_a_model_without_its_normalisation_is_refused(tmp_path):
     model.save(tmp_path / "model")
     obs, actions = some_observations(5)
     again = RecoveryRL.load(tmp_path / "model")
-    for make in (again.as_filter, lambda: again.export_filter(tmp_path / "filter"), lambda: wrapped(again)):
+    for make in (
+        again.as_filter,
+        lambda: again.export_filter(tmp_path / "f"),
+        lambda: RecoveryFilter.from_model(Corridor(), again),
+    ):
         with pytest.raises(ValueError, match=r"learned with a VecNormalize .* VecNormalize.load"):
             make()
     with_statistics = RecoveryRL.load(tmp_path / "model", env=model.get_env())
     assert np.array_equal(with_statistics.as_filter().risk(obs, actions), model.as_filter().risk(obs, actions))
-
-
-def wrapped(model):
-    return RecoveryFilter.from_model(Corridor(), model)
 
 
 def braked(env):
