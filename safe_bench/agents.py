@@ -45,8 +45,8 @@ def make_model(method: Method, env: VecEnv, seed: int, controller: Controller | 
     if method.imitation is not None:
         how = method.imitation
         settings: dict[str, Any] = {
-            "n_steps": how.steps,
-            "n_updates": how.updates,
+            "n_transitions": how.steps,
+            "steps": how.updates,
             "controller_share": how.controller_share,
         }
         sb3_ext.imitate(model, controller, seed=seed, **settings)

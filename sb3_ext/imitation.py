@@ -27,8 +27,8 @@ def imitate(
     controller: Any,
     env: gym.Env | VecEnv | None = None,
     *,
-    n_steps: int = 10_000,
-    n_updates: int = 5_000,
+    n_transitions: int = 10_000,
+    steps: int = 5_000,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
     controller_share: float = 1.0,
@@ -44,8 +44,8 @@ def imitate(
         model: any SB3 model with a Box of actions (PPO, CPO, SAC, TD3, ...).
         controller: an SB3 model, or a function of batches of raw observations, ``obs[B, ...] -> actions[B, ...]``.
         env: where the observations come from; None: the model's own, in which it then starts a new episode.
-        n_steps: observations to gather.
-        n_updates: gradient steps.
+        n_transitions: observations to gather.
+        steps: gradient steps.
         batch_size: observations in each.
         learning_rate: of Adam.
         controller_share: probability that the controller makes a step, else the untrained model: below 1, also states
@@ -67,7 +67,7 @@ def imitate(
         >>> def controller(obs):
         ...     return np.clip(-2.0 * obs[:, 2:], -2.0, 2.0)
         >>> model = PPO("MlpPolicy", "Pendulum-v1", seed=0)
-        >>> imitate(model, controller, n_steps=500, n_updates=300, seed=0) < 0.05
+        >>> imitate(model, controller, n_transitions=500, steps=300, seed=0) < 0.05
         True
     """
     if not isinstance(model.action_space, spaces.Box):
@@ -77,14 +77,14 @@ def imitate(
         raise ValueError("the model has no environment: pass env=")
     check_probability("controller_share", controller_share)
     expert = Controller(controller, model.observation_space, model.action_space, controller_observation)
-    observations, actions = _gather(model, expert, vec, n_steps, controller_share, seed)
+    observations, actions = _gather(model, expert, vec, n_transitions, controller_share, seed)
     if shares_environments(vec, model.env):
         forget_last_step(model)
-    return _fit(model.policy, observations, actions, n_updates, batch_size, learning_rate)
+    return _fit(model.policy, observations, actions, steps, batch_size, learning_rate)
 
 
 def _gather(
-    model: BaseAlgorithm, expert: Controller, env: VecEnv, n_steps: int, share: float, seed: int | None
+    model: BaseAlgorithm, expert: Controller, env: VecEnv, n_transitions: int, share: float, seed: int | None
 ) -> tuple[Any, NDArray[np.float32]]:
     """Observations as the model sees them (by the last statistics), and the controller's actions there, scaled."""
     rng = np.random.default_rng(seed).spawn(1)[0]  # not that of the environment
@@ -99,7 +99,7 @@ def _gather(
     obs: Any = env.reset()
     gathered: list[Any] = []
     labels: list[NDArray[Any]] = []
-    while len(gathered) * env.num_envs < n_steps:
+    while len(gathered) * env.num_envs < n_transitions:
         raw = obs if own is None else own.get_original_obs()
         actions = expert(raw)
         gathered.append(raw)

@@ -99,19 +99,19 @@ class LinearCostModel(ScaledFeatures):
     def fit_in(
         self,
         env: gym.Env,
-        n_steps: int = 10_000,
+        n_transitions: int = 10_000,
         steps: int = 5_000,
         batch_size: int = 256,
         seed: int | None = None,
         controller: Callable[[Any], NDArray[Any]] | None = None,
         missing_cost: str = "raise",
     ) -> float:
-        """Learn from ``n_steps`` in ``env``; see ``fit_terms``.
+        """Learn from ``n_transitions`` in ``env``; see ``fit_terms``.
 
         They are made by uniformly random actions, as in the paper, or by a function of observations,
         ``obs[1, ...] -> actions[1, A]``, where random ones hardly ever meet a cost.
         """
-        observations, actions, costs = _steps_in(env, self.terms, n_steps, seed, controller, missing_cost)
+        observations, actions, costs = _steps_in(env, self.terms, n_transitions, seed, controller, missing_cost)
         return self.fit_terms(observations, actions, costs, steps, batch_size)
 
     def fit_terms(
@@ -185,7 +185,7 @@ class LinearCostModel(ScaledFeatures):
 def _steps_in(
     env: gym.Env,
     terms: Sequence[str],
-    n_steps: int,
+    n_transitions: int,
     seed: int | None,
     controller: Callable[[Any], Any] | None,
     missing_cost: str,
@@ -194,7 +194,7 @@ def _steps_in(
     env.action_space.seed(seed)
     obs, _ = env.reset(seed=seed)
     rows: list[tuple[Any, Any, list[float]]] = []
-    for _ in range(n_steps):
+    for _ in range(n_transitions):
         action = env.action_space.sample() if controller is None else np.asarray(controller(batch_of_one(obs))[0])
         following, _, terminated, truncated, info = env.step(action)
         rows.append((obs, info.get(EXECUTED_ACTION, action), [read_term(info, name, missing_cost) for name in terms]))

@@ -248,7 +248,7 @@ def test_a_given_baseline_follows_its_model_into_another_environment():
 def test_imitation_in_the_models_own_environment_is_noticed_below_its_wrappers():
     env = Corridor()
     model = tiny(SafeSAC, env).learn(5)
-    imitate(model, lambda obs: np.zeros((len(obs), 2)), env=env, n_steps=20, n_updates=1, seed=0)
+    imitate(model, lambda obs: np.zeros((len(obs), 2)), env=env, n_transitions=20, steps=1, seed=0)
     assert model._last_obs is None
 
 

@@ -64,13 +64,13 @@ def agent_to_the_right():
 
 
 def test_random_steps_need_their_terms():
-    assert linear_model().fit_in(Corridor(), n_steps=200, steps=20, seed=0) < 1.0
+    assert linear_model().fit_in(Corridor(), n_transitions=200, steps=20, seed=0) < 1.0
     with pytest.raises(MissingCostError, match="cost_wall"):
-        linear_model(("cost_wall",)).fit_in(Corridor(), n_steps=5)
+        linear_model(("cost_wall",)).fit_in(Corridor(), n_transitions=5)
     model = LinearCostModel(DictCorridor.observation_space, spaces.Box(LOW, HIGH))
-    model.fit_in(DictCorridor(), n_steps=50, steps=5, seed=0)
+    model.fit_in(DictCorridor(), n_transitions=50, steps=5, seed=0)
     costless = Corridor(noise=0.0, with_cost=False)
-    assert linear_model().fit_in(costless, n_steps=20, steps=500, seed=0, missing_cost="zero") < 1e-2
+    assert linear_model().fit_in(costless, n_transitions=20, steps=500, seed=0, missing_cost="zero") < 1e-2
     assert model({"position": np.zeros((3, 1)), "gap": np.ones((3, 1))})[1].shape == (3, 1, 2)
 
 
@@ -116,7 +116,7 @@ def test_every_kind_of_actor_imitates_and_learns_on(kind):
     if "Dict" in kind:
         obs = {"position": obs[:, :1], "gap": obs[:, 1:]}
     before, values = mode_error(model, obs), critic_weights(model)
-    error = imitate(model, brake, n_steps=300, n_updates=400, learning_rate=3e-3, controller_share=0.5, seed=0)
+    error = imitate(model, brake, n_transitions=300, steps=400, learning_rate=3e-3, controller_share=0.5, seed=0)
     assert error < 0.02 and mode_error(model, obs) < 0.4 * before
     assert differing(values, critic_weights(model)) == []
     model.learn(40)
@@ -130,7 +130,7 @@ def critic_weights(model):
 
 def test_target_actors_follow():
     model = tiny(TD3)
-    imitate(model, brake, Corridor(), n_steps=50, n_updates=5)
+    imitate(model, brake, Corridor(), n_transitions=50, steps=5)
     actor, target = model.actor.state_dict(), model.actor_target.state_dict()
     assert all(np.array_equal(actor[name], target[name]) for name in actor)
 
@@ -145,7 +145,7 @@ def test_target_actors_follow():
 )
 def test_bad_input_of_imitate(kwargs, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        imitate(tiny(SAC), n_steps=10, n_updates=1, **kwargs)
+        imitate(tiny(SAC), n_transitions=10, steps=1, **kwargs)
 
 
 def test_discrete_actions_are_not_imitated():
