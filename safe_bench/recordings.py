@@ -17,9 +17,9 @@ import sb3_ext
 from safe_bench.protocols.base import Budget, Source, Transfer
 from safe_bench.runs import RunError, locked
 from safe_wrappers import Transitions
+from safe_wrappers.files import ensure_folder
 from safe_wrappers.tasks import Task
 from sb3_ext.common.checkpoint import has_checkpoint
-from sb3_ext.common.files import ensure_folder
 
 DATA_SEEDS = 1_000
 """Seeds of recorded data lie so far apart for each seed of a run."""

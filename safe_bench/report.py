@@ -38,7 +38,7 @@ from safe_bench.verdict import (
     judgements,
     verdict,
 )
-from sb3_ext.common.files import atomic_path, ensure_folder
+from safe_wrappers.files import atomic_path, ensure_folder
 
 SUMMARY = ("Successes", "Violations", "Ratio", "Return", "Eval success", "Eval violation")
 LABEL_WIDTH = 13

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_bench.integrity import find_fault
-from sb3_ext.common.files import atomic_path
+from safe_wrappers.files import atomic_path
 
 STAGE_ENDS = "stages.json"
 """Timesteps at which stages ended. A run folder with this file holds results, of a run or of a part of it."""

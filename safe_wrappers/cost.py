@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from safe_wrappers.info import (
     COST,
+    COST_TERM_PREFIX,
     UNPENALISED_REWARD,
     VIOLATION,
     MissingCostError,
@@ -25,8 +27,10 @@ from safe_wrappers.info import (
 from safe_wrappers.risk import ByReference
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
-CostFunction = Callable[[Any, Any, Any, dict[str, Any]], float]
-ViolationFunction = Callable[[Any, Any, Any, dict[str, Any]], bool]
+CostFunction = Callable[..., float | Mapping[str, float]]
+ViolationFunction = Callable[..., bool]
+OUTCOME = ("reward", "terminated", "truncated")
+"""What a function of the transition gets by keyword, if it names it."""
 
 
 class CostWriter(gym.Wrapper):
@@ -35,19 +39,28 @@ class CostWriter(gym.Wrapper):
     _warned = False
 
     def _with_cost(self, info: dict[str, Any], cost: Any, violation: bool | None = None) -> dict[str, Any]:
-        """``info`` with the cost, and a violation flag (the given, else the present one, else cost > 0)."""
-        value = check_cost(cost)
+        """``info`` with the cost, and a violation flag: the given one, else cost > 0.
+
+        The environment's own flag stays where it comes without a cost; with one, it is about what is replaced here.
+        """
+        terms = (
+            {COST_TERM_PREFIX + name: check_cost(term, name) for name, term in cost.items()}
+            if isinstance(cost, Mapping)
+            else {}
+        )
+        value = sum(terms.values()) if terms else check_cost(cost)
         if not self._warned and COST in info and info[COST] != value:
             self._warned = True
+            flag = "" if violation is not None else f", and info['{VIOLATION}'] by {COST} > 0"
             warnings.warn(
-                f"{type(self).__name__} replaces info['{COST}'] = {info[COST]} by {value}; "
+                f"{type(self).__name__} replaces info['{COST}'] = {info[COST]} by {value}{flag}; "
                 "leave the wrapper out to keep the environment's own cost",
                 UserWarning,
                 stacklevel=3,
             )
         if violation is None:
-            violation = bool(info.get(VIOLATION, value > 0.0))
-        return {**info, COST: value, VIOLATION: violation}
+            violation = bool(info[VIOLATION]) if VIOLATION in info and COST not in info else value > 0.0
+        return {**info, **terms, COST: value, VIOLATION: violation}
 
 
 class CostFromFunction(CostWriter, RecordConstructorArgs):
@@ -55,9 +68,12 @@ class CostFromFunction(CostWriter, RecordConstructorArgs):
 
     Args:
         env: any environment.
-        cost_fn: ``cost_fn(obs, action, next_obs, info) -> float``, finite and >= 0, 0.0 when safe.
-        violation_fn: the same arguments ``-> bool``, for ``info["constraint_violation"]``. Without it the
-            environment's own flag stays; where there is none, a cost above 0 is a violation.
+        cost_fn: ``cost_fn(obs, action, next_obs, info) -> float``, finite and >= 0, 0.0 when safe. It may name any of
+            ``reward``, ``terminated`` and ``truncated`` as further arguments, and may return a dictionary of terms:
+            they are written as ``info["cost_<term>"]``, which limits can name, and their sum is the cost.
+        violation_fn: the same arguments ``-> bool``, for ``info["constraint_violation"]``. Without it a cost above
+            0 is a violation, unless the environment reports violations and no costs: its flag stays. To grade a cost
+            and keep the flag, return ``info["constraint_violation"]``.
 
     Raises:
         TypeError: if a function cannot be called.
@@ -74,6 +90,13 @@ class CostFromFunction(CostWriter, RecordConstructorArgs):
         >>> *_, info = env.step([2.0])
         >>> info["cost"], info["constraint_violation"]
         (1.0, True)
+        >>> def fall(obs, action, next_obs, info, *, terminated):
+        ...     return {"fall": float(terminated), "tilt": float(abs(next_obs[2]) > 0.1)}
+        >>> env = CostFromFunction(gym.make("CartPole-v1"), fall)
+        >>> _ = env.reset(seed=0)
+        >>> info = next(info for *_, terminated, _, info in iter(lambda: env.step(1), None) if terminated)
+        >>> info["cost_fall"], info["cost_tilt"], info["cost"]
+        (1.0, 1.0, 2.0)
     """
 
     def __init__(self, env: gym.Env, cost_fn: CostFunction, violation_fn: ViolationFunction | None = None) -> None:
@@ -85,6 +108,7 @@ class CostFromFunction(CostWriter, RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.cost_fn: CostFunction = cost.function
         self.violation_fn: ViolationFunction | None = None if violation is None else violation.function
+        self._cost_asks, self._violation_asks = _asks_for(self.cost_fn), _asks_for(self.violation_fn)
         self._started = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -99,10 +123,23 @@ class CostFromFunction(CostWriter, RecordConstructorArgs):
             raise gym.error.ResetNeeded("call reset() before step(): the cost needs the observation before it")
         observation, reward, terminated, truncated, info = self.env.step(action)
         transition = (self._observation, action, observation, info)
-        violation = None if self.violation_fn is None else bool(self.violation_fn(*transition))
-        info = self._with_cost(info, self.cost_fn(*transition), violation)
+        outcome = {"reward": reward, "terminated": terminated, "truncated": truncated}
+        violation = None
+        if self.violation_fn is not None:
+            violation = bool(self.violation_fn(*transition, **{name: outcome[name] for name in self._violation_asks}))
+        cost = self.cost_fn(*transition, **{name: outcome[name] for name in self._cost_asks})
+        info = self._with_cost(info, cost, violation)
         self._observation = _snapshot(observation)
         return observation, reward, terminated, truncated, info
+
+
+def _asks_for(function: Callable[..., Any] | None) -> tuple[str, ...]:
+    """Which parts of the outcome a function names among its arguments."""
+    try:
+        parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # None, or some of C's
+        return ()
+    return tuple(name for name in OUTCOME if name in parameters)
 
 
 def _snapshot(observation: Any) -> Any:
@@ -110,13 +147,20 @@ def _snapshot(observation: Any) -> Any:
     return observation.copy() if isinstance(observation, np.ndarray) else copy.deepcopy(observation)
 
 
+Key = str | tuple[str, ...]
+
+
 class CostFromInfo(CostWriter, RecordConstructorArgs):
     """Copies ``info["cost"]`` from where another dialect keeps it; booleans become 1.0 and 0.0.
+
+    ``info["constraint_violation"]`` is then whether that cost is above 0, unless the environment reports violations and
+    no costs.
 
     Args:
         env: any environment.
         key: key in ``info``, or a tuple of keys where it is nested: ``"constraint"`` (Recovery RL's code),
-            ``("constraint", "state")`` for ``info["constraint"]["state"]``.
+            ``("constraint", "state")`` for ``info["constraint"]["state"]``. A dictionary of such keys by the names of
+            terms writes ``info["cost_<term>"]`` too; the cost is their sum.
         missing_cost: what a step without that key means: ``"raise"``, or ``"zero"`` for safe.
 
     Raises:
@@ -135,9 +179,9 @@ class CostFromInfo(CostWriter, RecordConstructorArgs):
         1.0
     """
 
-    def __init__(self, env: gym.Env, key: str | tuple[str, ...], missing_cost: str = "raise") -> None:
-        if not key:
-            raise ValueError(f"key must be a key of info or a tuple of keys, got {key!r}")
+    def __init__(self, env: gym.Env, key: Key | Mapping[str, Key], missing_cost: str = "raise") -> None:
+        if not key or (isinstance(key, Mapping) and not all(key.values())):
+            raise ValueError(f"key must be a key of info, a tuple of keys, or a dictionary of these, got {key!r}")
         check_missing_cost(missing_cost)
         RecordConstructorArgs.__init__(self, key=key, missing_cost=missing_cost)
         gym.Wrapper.__init__(self, env)
@@ -147,22 +191,25 @@ class CostFromInfo(CostWriter, RecordConstructorArgs):
     def step(self, action: Any) -> Step:
         """Step the environment and write the cost found under the key."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        info = self._with_cost(info, self._find(info))
+        if isinstance(self.key, Mapping):
+            info = self._with_cost(info, {term: self._find(info, key) for term, key in self.key.items()})
+        else:
+            info = self._with_cost(info, self._find(info, self.key))
         return observation, reward, terminated, truncated, info
 
-    def _find(self, info: Mapping[str, Any]) -> Any:
+    def _find(self, info: Mapping[str, Any], key: Key) -> Any:
         value: Any = info
-        for part in (self.key,) if isinstance(self.key, str) else self.key:
+        for part in (key,) if isinstance(key, str) else key:
             if not isinstance(value, Mapping) or part not in value:
-                return self._missing(info)
+                return self._missing(info, key)
             value = value[part]
         return value
 
-    def _missing(self, info: Mapping[str, Any]) -> float:
+    def _missing(self, info: Mapping[str, Any], key: Key) -> float:
         if self.missing_cost == "zero":
             return 0.0
         raise MissingCostError(
-            f"info has no {self.key!r} (its keys: {sorted(info)}): name another key, "
+            f"info has no {key!r} (its keys: {sorted(info)}): name another key, "
             "or pass missing_cost='zero' if steps without it are safe"
         )
 

@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
 from safe_wrappers.cost import CostWriter, Step
-from safe_wrappers.info import check_missing_cost, read_cost
+from safe_wrappers.info import VIOLATION, check_missing_cost, read_cost
 
 SixTuple = tuple[Any, SupportsFloat, float, bool, bool, dict[str, Any]]
 
@@ -84,7 +84,8 @@ class FromSixTuple(CostWriter, RecordConstructorArgs):
                 f"{len(values)}; leave FromSixTuple out if the environment keeps its cost in info"
             )
         observation, reward, cost, terminated, truncated, info = values
-        return observation, reward, terminated, truncated, self._with_cost(info, cost)
+        flag = bool(info[VIOLATION]) if VIOLATION in info else None  # the cost is the environment's, so is the flag
+        return observation, reward, terminated, truncated, self._with_cost(info, cost, flag)
 
 
 class ToSixTuple(gym.Wrapper, RecordConstructorArgs):

@@ -10,6 +10,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
+from safe_wrappers.action_filter import check_proposed, clip_to_box
+
 
 class ActuatorPower(gym.ActionWrapper, RecordConstructorArgs):
     """Scales every entry of the action: 1 leaves an actuator as it is, 0 disables it.
@@ -22,7 +24,7 @@ class ActuatorPower(gym.ActionWrapper, RecordConstructorArgs):
         power: scales in [0, 1], one for all actuators or one for each (the shape of an action).
 
     Raises:
-        ValueError: for other action spaces or powers.
+        ValueError: for other action spaces or powers; in ``step``, for an action of another shape, or not finite.
 
     Example:
         >>> env = ActuatorPower(gym.make("Pendulum-v1"), 0.5)
@@ -44,5 +46,5 @@ class ActuatorPower(gym.ActionWrapper, RecordConstructorArgs):
 
     def action(self, action: NDArray[Any]) -> NDArray[Any]:
         """What the environment gets: an actuator cannot make up for lost power by a larger action."""
-        clipped = np.clip(action, self._space.low, self._space.high)
+        clipped = clip_to_box(check_proposed(action, self._space.shape), self._space)
         return (clipped * self.power).astype(self._space.dtype)

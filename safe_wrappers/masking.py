@@ -115,7 +115,10 @@ def _candidates(space: spaces.Space[Any], actions: ArrayLike | None, bins: int |
         actions = np.arange(space.start, space.start + space.n) if actions is None else actions
     elif actions is None:
         actions = _grid(space, bins)
-    return _check_candidates(space, np.asarray(actions, dtype=space.dtype))
+    given, candidates = np.asarray(actions), np.asarray(actions, dtype=space.dtype)
+    if isinstance(space, spaces.Discrete) and not np.array_equal(given, candidates):
+        raise ValueError(f"actions must be integers in {space}, got {actions!r}")
+    return _check_candidates(space, candidates)
 
 
 def _grid(space: spaces.Box, bins: int | Sequence[int] | None) -> NDArray[Any]:

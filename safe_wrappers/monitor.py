@@ -26,7 +26,8 @@ class EpisodeCosts:
     """Adds up the costs of ``n_envs`` environments that run side by side, episode by episode.
 
     The one place where per-step costs become episode costs: ``CostMonitor``, callbacks and evaluation use it.
-    Both ways of resetting are counted right, because a row starts again after each ``done``.
+    Vector environments must reset within the step that ends an episode, as SB3's do; a next-step reset of Gymnasium's
+    (its default) is a step without a cost, and would be counted.
 
     Args:
         n_envs: number of environments.
@@ -107,6 +108,9 @@ class CostMonitor(gym.Wrapper, RecordConstructorArgs):
     It is a dictionary with ``cost`` (undiscounted sum), ``violations`` and ``interventions`` (numbers of
     steps) and ``length``. The key is its own because SB3's ``Monitor`` and ``VecMonitor`` overwrite
     ``info["episode"]``.
+
+    To be put around everything that filters actions, writes costs or ends episodes (``TimeLimit`` as well): it sees
+    only what is inside.
 
     Args:
         env: environment whose steps carry ``info["cost"]``.

@@ -37,8 +37,9 @@ class RecoveryFilter(ActionFilter, RecordConstructorArgs):
     from the executed one (Recovery RL, section 4.1, "relabelling").
 
     Where filters are nested, ``proposed_action`` and ``risk`` are the outer filter's, ``executed_action`` is
-    what the environment received, and ``intervened`` says whether any of them acted; wrappers that change
-    the meaning of actions belong outside of all filters.
+    what the environment received, and ``intervened`` says whether any of them acted. Wrappers that change the meaning
+    of actions (``RescaleAction``) belong inside of all filters; outside, the three are in other units than the
+    agent's, which an agent that learns from executed actions refuses. Proposals beyond the bounds are clipped first.
 
     Args:
         env: environment to protect.

@@ -85,7 +85,7 @@ class SafetyLayer(ActionFilter, RecordConstructorArgs):
         if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
             raise ValueError(f"SafetyLayer needs a Box of actions of shape (A,), got {space}")
         self.limits: NDArray[np.float64] = np.atleast_1d(np.asarray(step_limit, dtype=np.float64))
-        if self.limits.ndim != 1 or not np.isfinite(self.limits).all():
+        if self.limits.ndim != 1 or not self.limits.size or not np.isfinite(self.limits).all():
             raise ValueError(f"step_limit must be a finite number, or one for each term of the cost, got {step_limit}")
         self.costs: LinearCosts = check_callable("costs", costs)
         RecordConstructorArgs.__init__(self, costs=ByReference(costs), step_limit=step_limit)
@@ -109,7 +109,7 @@ class SafetyLayer(ActionFilter, RecordConstructorArgs):
             raise ValueError(f"costs must be finite, got offsets {offsets[0]} and slopes {slopes[0]}")
         corrected = correct_actions(proposed, offsets, slopes, self.limits)
         if np.array_equal(corrected, proposed):
-            return proposed  # beyond the bounds too: what to do with that is the environment's own rule
+            return proposed  # in its own precision
         space = self.action_space
         assert isinstance(space, spaces.Box)
         return np.clip(corrected, space.low, space.high).astype(space.dtype)

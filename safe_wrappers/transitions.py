@@ -6,13 +6,13 @@ import os
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from safe_wrappers.files import atomic_path
 from safe_wrappers.observations import Observations, map_entries, take_rows
 
 
@@ -30,7 +30,7 @@ class Transitions:
         env_id: ID of the environment that they were recorded in, if known.
 
     Raises:
-        ValueError: if the arrays disagree in length, or a cost is negative or not finite.
+        ValueError: if the arrays disagree in length or are none, or a cost is negative or not finite.
     """
 
     observations: Observations
@@ -45,9 +45,13 @@ class Transitions:
         object.__setattr__(self, "costs", np.asarray(self.costs, dtype=np.float32).reshape(-1))
         object.__setattr__(self, "violations", np.asarray(self.violations, dtype=bool).reshape(-1))
         object.__setattr__(self, "terminals", np.asarray(self.terminals, dtype=bool).reshape(-1))
+        for name in ("observations", "actions", "next_observations"):
+            object.__setattr__(self, name, map_entries(np.asarray, getattr(self, name)))
         for field in fields(self):
             value = getattr(self, field.name)
             for part in value.values() if isinstance(value, dict) else (value,):
+                if field.name in _COLUMNS and not isinstance(part, np.ndarray):
+                    raise ValueError(f"{field.name} must be an array or a dict of arrays, got {type(part).__name__}")
                 if isinstance(part, np.ndarray) and len(part) != len(self):
                     raise ValueError(f"{field.name} has {len(part)} rows, expected {len(self)} as in costs")
         if not (np.isfinite(self.costs).all() and (self.costs >= 0).all()):
@@ -76,14 +80,8 @@ class Transitions:
             value = getattr(self, name)
             parts = value.items() if isinstance(value, dict) else [("", value)]
             columns |= {f"{name}/{key}" if key else name: np.asarray(part) for key, part in parts}
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **columns)  # type: ignore[arg-type]
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **columns)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Transitions:

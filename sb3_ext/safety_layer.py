@@ -15,12 +15,13 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
-from safe_wrappers.info import COST, EXECUTED_ACTION, read_term
+from safe_wrappers.action_filter import executed_action
+from safe_wrappers.files import atomic_path
+from safe_wrappers.info import COST, read_term
 from safe_wrappers.observations import Observations, batch_of_one, map_entries, take_rows
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.checkpoint import readable
 from sb3_ext.common.features import ScaledFeatures, as_tensors
-from sb3_ext.common.files import atomic_path
 from sb3_ext.common.optim import FusedAdam
 
 
@@ -195,9 +196,11 @@ def _steps_in(
     obs, _ = env.reset(seed=seed)
     rows: list[tuple[Any, Any, list[float]]] = []
     for _ in range(n_transitions):
+        seen = map_entries(np.array, obs)  # some environments write into the array that they gave
         action = env.action_space.sample() if controller is None else np.asarray(controller(batch_of_one(obs))[0])
         following, _, terminated, truncated, info = env.step(action)
-        rows.append((obs, info.get(EXECUTED_ACTION, action), [read_term(info, name, missing_cost) for name in terms]))
+        executed = executed_action(info, action, env.action_space)
+        rows.append((seen, executed, [read_term(info, name, missing_cost) for name in terms]))
         obs = env.reset()[0] if terminated or truncated else following
     seen, actions, costs = zip(*rows, strict=True)
     observations = map_entries(lambda *entries: np.stack(entries), *seen)

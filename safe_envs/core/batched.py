@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from safe_envs.core.env import CostAggregate, Outcome, SafeEnv
@@ -154,6 +155,8 @@ class TaskEnv(SafeEnv):
         return SceneRenderer(self.scene)
 
     def _draw(self) -> NDArray[np.uint8]:
+        if not self._is_ready:
+            raise ResetNeeded("call reset() before render()")
         frame: NDArray[np.uint8] = self._renderer.draw(self.task.positions(np.concatenate(self._path)))
         return frame
 

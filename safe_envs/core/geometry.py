@@ -63,7 +63,8 @@ class Scene:
         goal_radius: radius of the goal disc, > 0.
 
     Raises:
-        ValueError: if the radius is not positive and finite, or start or goal lie outside the extent.
+        ValueError: if the radius is not positive and finite, start or goal lie outside the extent, or an obstacle is no
+            ``Rectangle``.
     """
 
     extent: Rectangle
@@ -76,8 +77,11 @@ class Scene:
         if not (math.isfinite(self.goal_radius) and self.goal_radius > 0):
             raise ValueError(f"goal_radius must be positive and finite, got {self.goal_radius}")
         for name, point in (("start", self.start), ("goal", self.goal)):
-            if not (len(point) == 2 and self.extent.contains(np.asarray([point], dtype=np.float64)).all()):
+            if not (np.shape(point) == (2,) and self.extent.contains(np.asarray([point], dtype=np.float64)).all()):
                 raise ValueError(f"{name} must be an (x, y) inside {self.extent}, got {point}")
+        for obstacle in self.obstacles:
+            if not isinstance(obstacle, Rectangle):
+                raise ValueError(f"obstacles must be safe_envs.Rectangle, got {obstacle!r}")
 
     def inside_obstacle(self, points: ArrayLike) -> BoolArray:
         """Which of the points ``[N, 2]`` lie in an obstacle or on its border, ``[N]``."""

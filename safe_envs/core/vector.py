@@ -99,7 +99,7 @@ class TaskVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         check_options(options, (STATE_OPTION, RESET_MASK_OPTION))
         super().reset(seed=seed)
         options = options or {}
-        mask = self._reset_mask(options)
+        mask = reset_mask(options, self.num_envs, self._is_ready)
         self._restart(mask, options)
         self._is_ready = True
         return self.task.observe(self._states), {}
@@ -134,9 +134,12 @@ class TaskVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
         Raises:
             gymnasium.error.DependencyNotInstalled: if Pillow is missing.
+            gymnasium.error.ResetNeeded: before the first ``reset()``.
         """
         if self.render_mode is None:
             return None
+        if not self._is_ready:
+            raise ResetNeeded("call reset() before render()")
         if self._renderer is None:
             from safe_envs.core.rendering import SceneRenderer
 
@@ -145,15 +148,6 @@ class TaskVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_renderer": None}
-
-    def _reset_mask(self, options: Mapping[str, Any]) -> BoolArray:
-        every = np.ones(self.num_envs, dtype=bool)
-        mask = np.asarray(options.get(RESET_MASK_OPTION, every))
-        if mask.shape != every.shape or mask.dtype != np.bool_ or not mask.any():
-            raise ValueError(f"options['{RESET_MASK_OPTION}'] must be [{self.num_envs}] bool, one True, got {mask!r}")
-        if not (self._is_ready or mask.all()):
-            raise ValueError(f"the first reset must be of every copy, got {RESET_MASK_OPTION}={mask!r}")
-        return mask
 
     def _cost_values(self) -> dict[str, NDArray[Any]]:
         terms = self.task.cost_terms(self._states)
@@ -169,6 +163,20 @@ class TaskVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         states[mask] = self.task.start_states(self.np_random, int(np.count_nonzero(mask)), options)
         self._states = states
         self._steps[mask] = 0
+
+
+def reset_mask(options: Mapping[str, Any], num_envs: int, is_ready: bool) -> BoolArray:
+    """Which of the environments ``options["reset_mask"]`` says to reset; without it all, as the first time.
+
+    Raises:
+        ValueError: if it does not fit.
+    """
+    mask = np.asarray(options.get(RESET_MASK_OPTION, np.ones(num_envs, dtype=bool)))
+    if mask.shape != (num_envs,) or mask.dtype != np.bool_ or not mask.any():
+        raise ValueError(f"options['{RESET_MASK_OPTION}'] must be [{num_envs}] bool, one True, got {mask!r}")
+    if not (is_ready or mask.all()):
+        raise ValueError(f"the first reset must be of every environment, got {RESET_MASK_OPTION}={mask!r}")
+    return mask
 
 
 def _with_masks(values: Mapping[str, NDArray[Any]], mask: BoolArray) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import CloudpickleWrapper, batch_space, create_shared_memory
 from numpy.typing import ArrayLike, NDArray
 
-from safe_envs.core.vector import RESET_MASK_OPTION
+from safe_envs.core.vector import RESET_MASK_OPTION, reset_mask
 from safe_envs.core.worker_memory import Column, copied, fill, shared_arrays, shared_space
 from safe_envs.core.worker_pool import WorkerPool
 from safe_envs.core.worker_process import STEP, Env, EnvReport, Job, StepReport
@@ -131,7 +131,8 @@ class WorkerVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
                 step.
         """
         seeds = self._seeds(seed)
-        mask, options = self._split_options(options)
+        mask = reset_mask(options or {}, self.num_envs, self._is_ready)
+        options = options and {key: value for key, value in options.items() if key != RESET_MASK_OPTION}
         self._is_ready = False
         by_worker = zip(self._split(seeds), self._split(mask), strict=True)
         infos: dict[str, Any] = {}
@@ -227,18 +228,7 @@ class WorkerVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             return [int(seed) + index for index in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(f"seed must be one or {self.num_envs}, one for each environment, got {len(seed)}")
-        return list(seed)
-
-    def _split_options(self, options: dict[str, Any] | None) -> tuple[NDArray[np.bool_], dict[str, Any] | None]:
-        every = np.ones(self.num_envs, dtype=bool)
-        if options is None or RESET_MASK_OPTION not in options:
-            return every, options
-        mask = np.asarray(options[RESET_MASK_OPTION])
-        if mask.shape != every.shape or mask.dtype != np.bool_ or not mask.any():
-            raise ValueError(f"options['{RESET_MASK_OPTION}'] must be [{self.num_envs}] bool, one True, got {mask!r}")
-        if not (self._is_ready or mask.all()):
-            raise ValueError(f"the first reset must be of every environment, got {RESET_MASK_OPTION}={mask!r}")
-        return mask, {key: value for key, value in options.items() if key != RESET_MASK_OPTION}
+        return [None if each is None else int(each) for each in seed]
 
     def _observations(self) -> Any:
         return copied(self._arrays["observation"]) if self.copy else self._arrays["observation"]

@@ -10,7 +10,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from safe_wrappers.info import EXECUTED_ACTION, read_cost, read_violation
+from safe_wrappers.action_filter import executed_action
+from safe_wrappers.info import read_cost, read_violation
+from safe_wrappers.observations import map_entries
 from safe_wrappers.transitions import Transitions
 
 Policy = Callable[[Any], Any]
@@ -69,17 +71,20 @@ def collect_rollouts(
     violations do not end its episodes (``terminate_on_violation=False``).
 
     Args:
-        env: environment with costs in its infos and observations in one array; it is not closed.
+        env: one environment (no VecEnv) with costs in its infos; it is not closed.
         n_transitions: how many, >= 1; the last episode is cut there.
-        policy: ``policy(observation) -> action`` of one observation, or an SB3 model that learned without
-            ``VecNormalize``, whose actions are sampled; None: uniform random actions.
+        policy: ``policy(observation) -> action`` of one observation, or an SB3 model without memory, whose actions are
+            sampled (its ``VecNormalize``, if it has one, normalises what it sees; recorded are raw observations); None:
+            uniform random actions. Recorded are the executed actions: those of a filter, or clipped to their Box.
         episode_length: start anew after so many steps; None: where the environment's episodes end.
         seed: of the environment and the random actions.
         each_episode: gives every episode a policy of its own, instead of ``policy``.
         missing_cost: what a step without cost means: ``"raise"`` or ``"zero"``.
 
     Raises:
-        ValueError: if a number is below 1, observations are dicts, or both kinds of policies are given.
+        TypeError: if ``env`` is a vector of environments.
+        ValueError: if a number is below 1, both kinds of policies are given, a model has a memory, or executed actions
+            are in other units than the policy's.
         safe_wrappers.MissingCostError: if a step reports no cost, unless that means zero.
 
     Example:
@@ -92,8 +97,8 @@ def collect_rollouts(
     for name, value in (("n_transitions", n_transitions), ("episode_length", episode_length)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
-    if isinstance(env.observation_space, spaces.Dict):
-        raise ValueError(f"collect_rollouts records observations in one array, got {env.observation_space}")
+    if hasattr(env, "num_envs"):
+        raise TypeError(f"collect_rollouts needs one environment, got {type(env).__name__}: pass one of its members")
     of_env, of_actions = np.random.SeedSequence(seed).generate_state(2).tolist()  # or both would draw the same numbers
     env.action_space.seed(of_actions)
     if policy is not None and each_episode is not None:
@@ -104,24 +109,37 @@ def collect_rollouts(
     steps: list[_Step] = []
     since_reset = 0
     while len(steps) < n_transitions:
-        seen = np.array(observation)  # some environments write into the array that they gave
+        seen = map_entries(np.array, observation)  # some environments write into the array that they gave
         action = act(observation)
         following, _, terminated, truncated, info = env.step(action)
-        executed = info.get(EXECUTED_ACTION, action)
         steps.append(
-            _Step(seen, np.array(executed), np.array(following), read_cost(info, missing_cost),
-                  read_violation(info, missing_cost), terminated)
+            _Step(seen, np.array(executed_action(info, action, env.action_space)), map_entries(np.array, following),
+                  read_cost(info, missing_cost), read_violation(info, missing_cost), terminated)
         )  # fmt: skip
         since_reset += 1
         if terminated or truncated or since_reset == episode_length:
             following, _ = env.reset()
             since_reset, act = 0, each_episode() if each_episode else policy
         observation = following
-    columns = {name: np.asarray([getattr(step, name) for step in steps]) for name in _Step._fields}
+    columns = {name: map_entries(_stacked, *(getattr(step, name) for step in steps)) for name in _Step._fields}
     return Transitions(**columns, env_id=None if env.spec is None else env.spec.id)
+
+
+def _stacked(*entries: Any) -> Any:
+    return np.asarray(entries)
 
 
 def _as_function(policy: Any) -> Policy | None:
     """A policy that may be an SB3 model, as a function."""
     predict = getattr(policy, "predict", None)
-    return policy if predict is None else lambda observation: predict(observation)[0]
+    if predict is None:
+        return policy
+    normalizer = policy.get_vec_normalize_env() if hasattr(policy, "get_vec_normalize_env") else None
+
+    def act(observation: Any) -> Any:
+        action, state = predict(observation if normalizer is None else normalizer.normalize_obs(observation))
+        if state is not None:
+            raise ValueError(f"{type(policy).__name__} has a memory: pass each_episode, a function that remembers")
+        return action
+
+    return act

@@ -16,6 +16,7 @@ from safe_envs.core.geometry import FloatArray
 from safe_envs.hallway.clip_preparation import PreparedClip, prepare
 from safe_envs.hallway.motion import Clip, Geom, Skeleton
 from safe_envs.hallway.posing import IntArray, pose_into
+from safe_wrappers.files import atomic_path
 
 __all__ = ["Clip", "ClipLibrary", "Geom", "PathLike", "Skeleton"]
 
@@ -118,7 +119,8 @@ class ClipLibrary:
         paths = [path] if isinstance(path, str | os.PathLike) else list(path)
         files = [file for one in paths for file in _files_at(Path(one), (*READERS, SUFFIX))]
         libraries = [
-            _read_library(file) if file.suffix == SUFFIX else cls.from_clips(*read_clips(file)) for file in files
+            _read_library(file) if file.suffix.lower() == SUFFIX else cls.from_clips(*read_clips(file))
+            for file in files
         ]
         if not libraries:
             raise ValueError("a library of clips needs at least one file, got none")
@@ -145,10 +147,9 @@ class ClipLibrary:
         positions, quaternions = self.skeleton.local(self.positions, self.quaternions)
         tables["positions"] = positions.round(STORED_DIGITS).astype(np.float32)
         tables["quaternions"] = quaternions.astype(np.float16)
-        partial = target.with_name(f".{target.name}.partial")
-        with partial.open("wb") as file:
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, skeleton=self.skeleton.to_json(), names=np.array(self.names), **tables)
-        return partial.replace(target)
+        return target
 
     def subset(self, names: Sequence[str]) -> ClipLibrary:
         """A library of some of the clips, in the given order.

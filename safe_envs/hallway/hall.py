@@ -62,8 +62,9 @@ class Hall:
     reward_per_metre: float = 50.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_obstacles, bool) or not isinstance(self.n_obstacles, int) or self.n_obstacles < 0:
-            raise ValueError(f"n_obstacles must be an integer >= 0, got {self.n_obstacles!r}")
+        n = self.n_obstacles
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise ValueError(f"n_obstacles must be an integer >= 0, got {n!r}")
         for field in fields(self):
             _check_numbers(field.name, getattr(self, field.name), np.shape(getattr(Hall, field.name)))
         for name in ("length", "width", "margin", "reward_per_metre", "wall_size", "pole_size"):

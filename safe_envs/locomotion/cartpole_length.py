@@ -43,7 +43,6 @@ class CartPoleLengthEnv(MujocoEnv):
         ValueError: if the length is not positive.
     """
 
-    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 25}  # noqa: RUF012
     cost_names = ("fall", "off_rail")
 
     def __init__(

@@ -74,9 +74,9 @@ class DrunkSpiderTask(BatchedTask):
             raise ValueError(f"action_noise must be finite and >= 0, got {action_noise}")
         if reward not in get_args(RewardKind):
             raise ValueError(f"reward must be one of {get_args(RewardKind)}, got {reward!r}")
-        if horizon < 1:
-            raise ValueError(f"horizon must be >= 1, got {horizon}")
-        base = _named_map(layout) if isinstance(layout, str) else layout
+        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+            raise ValueError(f"horizon must be an integer >= 1, got {horizon!r}")
+        base = layout if isinstance(layout, GridMap) else _named_map(layout)
         self.map = replace(base, start=base.start if start is None else start, goal=base.goal if goal is None else goal)
         extent = self.map.extent
         obstacles = (*self.map.pits, *self.map.rim)
@@ -178,6 +178,6 @@ class DrunkSpiderVectorEnv(TaskVectorEnv):
 
 
 def _named_map(name: str) -> GridMap:
-    if name not in SPIDER_MAPS:
+    if not isinstance(name, str) or name not in SPIDER_MAPS:
         raise ValueError(f"layout must be a GridMap or one of {sorted(SPIDER_MAPS)}, got {name!r}")
     return SPIDER_MAPS[name]

@@ -61,7 +61,7 @@ class GridMap:
         if not self.rows or len(set(map(len, self.rows))) != 1 or set("".join(self.rows)) - {LAVA, FLOOR}:
             raise ValueError(f"a map must be lines of {FLOOR!r} and {LAVA!r} of one length, got {self.rows!r}")
         for name, point in (("start", self.start), ("goal", self.goal)):
-            if not self.is_floor(point):
+            if np.shape(point) != (2,) or not self.is_floor(point):
                 raise ValueError(f"{name} must be an (x, y) on the floor of the map, got {point}")
 
     def is_floor(self, point: Point) -> bool:

@@ -66,7 +66,7 @@ class NavigationTask(BatchedTask):
     ) -> None:
         if success_radius is not None and not 0.0 < success_radius < np.inf:
             raise ValueError(f"success_radius must be finite and > 0, or None, got {success_radius}")
-        base = _named_scene(scene) if isinstance(scene, str) else scene
+        base = scene if isinstance(scene, Scene) else _named_scene(scene)
         chosen = base.obstacles if obstacles is None else tuple(obstacles)
         radius = base.goal_radius if success_radius is None else success_radius
         self.scene = Scene(base.extent, chosen, base.start, base.goal, radius)
@@ -138,7 +138,7 @@ class NavigationVectorEnv(TaskVectorEnv):
 
 
 def _named_scene(name: str) -> Scene:
-    if name not in NAVIGATION_OBSTACLES:
+    if not isinstance(name, str) or name not in NAVIGATION_OBSTACLES:
         raise ValueError(f"scene must be a Scene or one of {sorted(NAVIGATION_OBSTACLES)}, got {name!r}")
     extent, obstacles = NAVIGATION_EXTENTS[name], NAVIGATION_OBSTACLES[name]
     return Scene(extent, obstacles, NAVIGATION_START, NAVIGATION_GOAL, SUCCESS_RADIUS)

@@ -49,8 +49,6 @@ class MujocoEnv(SafeEnv):
         ValueError: if ``frame_skip`` is no positive integer.
     """
 
-    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 50}  # noqa: RUF012
-
     def __init__(
         self,
         xml: str,
@@ -66,6 +64,7 @@ class MujocoEnv(SafeEnv):
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET  # MuJoCo would start anew without a word
         model.opt.disableflags |= SENSORS  # see _sense
         self.data = mujoco.MjData(model)
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / (model.opt.timestep * frame_skip))}
         self.frame_skip = frame_skip
         self._splits = model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4
         self._watched = None if watched is None else frozenset(model.geom(name).id for name in watched)

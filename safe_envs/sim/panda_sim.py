@@ -41,10 +41,10 @@ class PandaSim(PyBullet):
         """PyBullet's number of a body."""
         return self._bodies_idx[name]
 
-    def add_cube(self, name: str, edge: float, mass: float, rgba: tuple[float, ...], ghost: bool = False) -> int:
+    def add_cube(self, name: str, edge: float, mass: float, rgba: tuple[float, ...]) -> int:
         """A cube at the origin."""
         half, colour = np.full(3, edge / 2), np.array(rgba)
-        self.create_box(name, half, mass, np.zeros(3), rgba_color=colour, ghost=ghost)
+        self.create_box(name, half, mass, np.zeros(3), rgba_color=colour)
         return self.body(name)
 
 

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
+from safe_wrappers.action_filter import executed_action
 from safe_wrappers.info import EXECUTED_ACTION, read_cost, read_violation
 from safe_wrappers.observations import map_entries, take_rows
 from safe_wrappers.transitions import Transitions
@@ -60,10 +61,6 @@ def unscale_action(action: NDArray[Any], space: spaces.Space[Any]) -> NDArray[An
     return (space.low + 0.5 * (action + 1.0) * (space.high - space.low)).astype(space.dtype)
 
 
-ROUNDING = 1e-3
-"""How far a scaled action may leave [-1, 1] before it counts as none."""
-
-
 class CostStorage(ReplayBuffer):
     """What the cost buffers add to SB3's: three more columns, read strictly from ``info``."""
 
@@ -84,19 +81,10 @@ class CostStorage(ReplayBuffer):
         executed = np.array(action, copy=True).reshape(self.n_envs, self.action_dim)
         for i, info in enumerate(infos):
             if EXECUTED_ACTION in info:
-                executed[i] = self._scaled(info[EXECUTED_ACTION])
+                own = unscale_action(executed[i].reshape(self.action_space.shape), self.action_space)
+                executed[i] = scale_action(executed_action(info, own, self.action_space), self.action_space).reshape(-1)
         self.executed_actions[self.pos] = executed
         super().add(obs, next_obs, action, reward, done, infos)
-
-    def _scaled(self, executed: Any) -> NDArray[Any]:
-        scaled = scale_action(np.asarray(executed), self.action_space).reshape(-1)
-        if scaled.shape != (self.action_dim,) or not (np.abs(scaled) <= 1.0 + ROUNDING).all():
-            raise ValueError(
-                f"info['{EXECUTED_ACTION}'] is {executed}, no action of the agent's {self.action_space}: a wrapper "
-                "that changes actions lies between a filter and the agent. Put it inside of the filter, whose risk and "
-                "recovery then take what the agent gives"
-            )
-        return scaled
 
     def gather(self, rows: Rows, env: VecNormalize | None = None) -> CostBatch:
         """The transitions at ``rows`` = (positions [B], environment indices [B]), normalised by ``env`` if given."""
@@ -243,7 +231,7 @@ def offline_buffer(
 
 
 def _fill(column: NDArray[Any], rows: NDArray[Any]) -> None:
-    column[:, 0] = rows
+    column[:, 0] = rows.reshape(len(rows), *column.shape[2:])  # SB3 keeps a discrete observation as an array of one
 
 
 def transitions_of(model: Any) -> Transitions:
@@ -274,10 +262,16 @@ def transitions_of(model: Any) -> Transitions:
 
     actions = column(buffer.executed_actions)
     shape = buffer.action_space.shape or ()
+
+    def observed(values: Any, space: Any = buffer.observation_space) -> Any:
+        if isinstance(values, dict):
+            return {key: observed(part, space[key]) for key, part in values.items()}
+        return column(values).reshape(-1, *space.shape)
+
     return Transitions(
-        map_entries(column, buffer.observations),
+        observed(buffer.observations),
         unscale_action(actions.reshape(-1, *shape), buffer.action_space),
-        map_entries(column, buffer.next_observations),
+        observed(buffer.next_observations),
         column(buffer.costs),
         column(buffer.violations) > 0.0,
         column(buffer.dones * (1.0 - buffer.timeouts)) > 0.0,

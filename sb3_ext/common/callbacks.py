@@ -11,10 +11,10 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
+from safe_wrappers.files import atomic_path
 from safe_wrappers.info import INTERVENED
 from safe_wrappers.monitor import EpisodeCost, EpisodeCosts
 from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely, shares_environments, shows_normalized
-from sb3_ext.common.files import atomic_path
 
 # What SB3's EvalCallback writes, too, has its names there.
 LOGGED_AS = {"return": "mean_reward", "length": "mean_ep_length", "cost": "mean_ep_cost"}

@@ -22,8 +22,8 @@ from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
+from safe_wrappers.files import atomic_folder, atomic_path
 from sb3_ext.common.buffers import forget_last_step
-from sb3_ext.common.files import atomic_folder, atomic_path
 
 POINTER = "LATEST"
 STATISTICS = ("obs_rms", "ret_rms")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
+from safe_wrappers.files import atomic_path
 from sb3_ext.common.buffers import unscale_action
 from sb3_ext.common.checkpoint import readable
-from sb3_ext.common.files import atomic_path
 from sb3_ext.common.recovery_policy import RecoveryActor
 from sb3_ext.common.safety_critic import SafetyCritic
 

@@ -94,7 +94,10 @@ def check_cost_limits(cost_limit: float | Mapping[str, float]) -> dict[str, floa
         raise ValueError("cost_limit must be a number or name at least one cost, got {}")
     for name, limit in limits.items():
         if not isinstance(name, str) or (name != COST and not name.startswith(COST_TERM_PREFIX)) or "." in name:
-            raise ValueError(f"cost_limit must name costs, '{COST}' or '{COST_TERM_PREFIX}<term>', got {name!r}")
+            raise ValueError(
+                f"cost_limit must name costs, '{COST}' or '{COST_TERM_PREFIX}<term>', got {name!r}; "
+                "CostFromFunction and CostFromInfo write such terms"
+            )
         if not (isinstance(limit, numbers.Real) and math.isfinite(limit) and limit >= 0.0):
             raise ValueError(f"cost_limit must be finite and >= 0, got {limit} for {name!r}")
     return {name: float(limit) for name, limit in limits.items()}

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from safe_wrappers.files import atomic_path
 from safe_wrappers.info import check_missing_cost
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common import checkpoint
-from sb3_ext.common.files import atomic_path
 
 MissingCost = Literal["raise", "zero"]
 OF_LOAD = ("device", "custom_objects", "print_system_info", "force_reset")

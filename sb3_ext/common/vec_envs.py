@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
-from safe_wrappers.action_filter import check_proposed
+from safe_wrappers.action_filter import check_proposed, clip_to_box
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION, RISK
 from safe_wrappers.observations import take_rows
 from safe_wrappers.recovery import resolve_filter
@@ -225,8 +225,9 @@ class VecRecoveryFilter(VecEnvWrapper):
         if self._obs is None:
             raise gym.error.ResetNeeded("call reset() before step(): the decisions are about the last observations")
         self._proposed = check_proposed(actions, (self.num_envs, *(self.action_space.shape or ())))
+        clipped = clip_to_box(self._proposed, self.action_space)
         self._executed, self._intervened, self._risks = filter_actions(
-            self.risk, self.recovery, self.eps_risk, self._obs, self._proposed, self.action_space
+            self.risk, self.recovery, self.eps_risk, self._obs, clipped, self.action_space
         )
         self.venv.step_async(self._executed)
 

@@ -99,7 +99,8 @@ def test_fine_tune_goal_and_long_layout():
     ("bad", "message"),
     [
         ({"layout": "wide"}, "layout"), ({"action_noise": -0.1}, "action_noise"), ({"reward": "sparse"}, "reward"),
-        ({"horizon": 0}, "horizon"), ({"goal": (2.5, 2.5)}, "goal"), ({"start": (-1.0, 0.0)}, "start"),
+        ({"horizon": 0}, "horizon"), ({"horizon": 2.5}, "integer >= 1, got 2.5"), ({"layout": 1}, "a GridMap or"),
+        ({"goal": (1.0,)}, "goal"), ({"goal": (2.5, 2.5)}, "goal"), ({"start": (-1.0, 0.0)}, "start"),
     ],
 )  # fmt: skip
 def test_bad_arguments_raise(bad, message):

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from env_ids import batched_env, every_env
-from gymnasium.error import DependencyNotInstalled
+from gymnasium.error import DependencyNotInstalled, ResetNeeded
 
 from safe_envs.core.geometry import Rectangle, Scene
 from safe_envs.core.rendering import SceneRenderer, Style
@@ -68,6 +68,13 @@ def test_vector_environments_draw_one_picture_per_copy(env_id):
     envs.reset(seed=0)
     assert [frame.ndim for frame in envs.render()] == [3, 3]
     assert gym.make_vec(env_id, num_envs=2).render() is None
+
+
+@batched_env
+def test_pictures_need_a_reset(env_id):
+    for make in (gym.make, gym.make_vec):
+        with pytest.raises(ResetNeeded):
+            make(env_id, render_mode="rgb_array").unwrapped.render()
 
 
 @pytest.mark.parametrize(("module", "mode"), [("PIL", "rgb_array"), ("pygame", "human")])

@@ -194,11 +194,15 @@ def test_only_the_first_touch_of_a_humanoid_costs():
     assert not env.touched_obstacles.any() and not env._counted.any()
 
 
-def test_two_humanoids_touched_at_once_cost_two():
+def test_two_humanoids_touched_at_once_cost_two(monkeypatch):
     env = make("humanoids")
-    env._touching[[2, 5]] = True
-    env._newly_touched = int(np.count_nonzero(env._touching & ~env._counted))
-    assert env._cost_terms() == {"obstacles": 2.0}
+
+    def in_contact():
+        env._touching[[2, 5]] = True
+        return True
+
+    monkeypatch.setattr(env, "_in_contact", in_contact)
+    assert [env.step(stay(env))[4]["cost_obstacles"] for _ in range(2)] == [2.0, 0.0]
 
 
 def test_side_walls_cost_only_on_demand():

@@ -37,6 +37,14 @@ def still(env):
 
 
 @every_mujoco_env
+@pytest.mark.parametrize("frame_skip", [None, 4])
+def test_videos_are_as_fast_as_the_environment(env_id, frame_skip):
+    env = make(env_id, **({} if frame_skip is None else {"frame_skip": frame_skip}))
+    assert env.metadata["render_fps"] == round(1.0 / (env.model.opt.timestep * env.frame_skip))
+    assert env.metadata["render_fps"] == {CART: 25, CHEETAH: 100, ANT: 100}[env_id] or frame_skip
+
+
+@every_mujoco_env
 def test_exploding_physics_truncate_and_keep_the_last_valid_state(env_id):
     env = make(env_id)
     before = env._observation()

@@ -109,7 +109,8 @@ def test_scenes_and_obstacles_of_ones_own():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"scene": "navigation3"}, {"A": [1.0, 2.0]}, {"B": [[np.nan, 0], [0, 1]]}, {"noise_std": -1.0},
+    [{"scene": "navigation3"}, {"scene": 3}, {"obstacles": [(0, 1, 0, 1)]},
+     {"A": [1.0, 2.0]}, {"B": [[np.nan, 0], [0, 1]]}, {"noise_std": -1.0},
      {"start_std": np.inf}, {"success_radius": 0.0}, {"success_radius": -1.0}, {"success_radius": np.nan}],
 )  # fmt: skip
 def test_bad_arguments_raise(bad):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from env_ids import needs_mujoco
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import safe_envs
 from safe_wrappers import MissingCostError, RecoveryFilter
@@ -80,6 +81,49 @@ def test_executed_actions_are_kept():
         make(), risk=lambda obs, actions: np.ones(len(obs)), recovery=lambda obs: np.zeros((len(obs), 2)), eps_risk=0.5
     )
     assert (safe_envs.collect_rollouts(filtered, 5).actions == 0.0).all()
+
+
+def test_actions_are_recorded_within_their_bounds():
+    data = safe_envs.collect_rollouts(make(noise_std=0.0), 5, lambda observation: -observation)
+    assert np.array_equal(data.actions, np.clip(-data.observations, -1.0, 1.0))
+    assert np.allclose(data.next_observations - data.observations, data.actions, atol=1e-5)
+
+
+def test_dict_observations():
+    env = gym.wrappers.TransformObservation(
+        make(), lambda obs: {"at": obs}, gym.spaces.Dict({"at": make().observation_space})
+    )
+    data = safe_envs.collect_rollouts(env, 7)
+    assert data.observations["at"].shape == data.next_observations["at"].shape == (7, 2)
+    data.check_spaces(env.observation_space, env.action_space)
+
+
+def test_a_model_sees_what_its_normalisation_shows_and_raw_observations_are_recorded():
+    normalized = VecNormalize(DummyVecEnv([make]), clip_obs=0.5)
+    model = PPO("MlpPolicy", normalized, n_steps=32, batch_size=32, seed=0).learn(32)
+    seen = []
+
+    class Spy:
+        def predict(self, observation):
+            seen.append(observation)
+            return model.predict(observation)
+
+        def get_vec_normalize_env(self):
+            return model.get_vec_normalize_env()
+
+    data = safe_envs.collect_rollouts(make(), 5, Spy())
+    assert np.abs(seen).max() <= 0.5 and np.abs(data.observations).max() > 40.0
+
+
+def test_models_with_memory_and_vectors_are_refused():
+    class Remembers:
+        def predict(self, observation):
+            return np.zeros(2, np.float32), (np.zeros(4),)
+
+    with pytest.raises(ValueError, match="Remembers has a memory"):
+        safe_envs.collect_rollouts(make(), 5, Remembers())
+    with pytest.raises(TypeError, match="needs one environment, got DummyVecEnv"):
+        safe_envs.collect_rollouts(DummyVecEnv([make]), 5)
 
 
 def test_bad_arguments_raise():

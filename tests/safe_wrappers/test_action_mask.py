@@ -92,6 +92,11 @@ def test_arguments(kwargs, message):
         ActionMask(Corridor(), **{"risk": risk, "eps_risk": 0.5, **kwargs})
 
 
+def test_candidates_of_discrete_spaces_are_whole_numbers():
+    with pytest.raises(ValueError, match="must be integers"):
+        ActionMask(Corridor(discrete=True), risk, 0.5, actions=[0.9, 1.0])
+
+
 def test_spaces_that_cannot_be_masked():
     with pytest.raises(ValueError, match="discrete already"):
         ActionMask(Corridor(discrete=True), discrete_risk, 0.5, bins=3)

@@ -34,15 +34,82 @@ def test_function_sees_the_observation_before_the_step_although_the_environment_
     assert all(info[VIOLATION] is True for info in infos)
 
 
-def test_violation_function_and_kept_flag():
+def test_the_flag_is_that_of_the_cost_or_of_the_function():
     def beyond_one(obs, action, next_obs, info):
         return np.bool_(next_obs[0] > 1)
 
     env = CostFromFunction(Corridor(with_cost=False), distance_cost, beyond_one)
     assert [info[VIOLATION] for info in infos_of(env, forward(2))] == [False, True]
-    with pytest.warns(UserWarning, match=r"replaces info\['cost'\] = 0.0 by 11.0"):
+    with pytest.warns(UserWarning, match=r"0.0 by 11.0, and info\['constraint_violation'\] by cost > 0"):
         infos = infos_of(CostFromFunction(Corridor(), distance_cost), forward(6))
+    assert [info[VIOLATION] for info in infos] == [True] * 6
+    with pytest.warns(UserWarning, match="0.0 by 11.0; leave"):
+        graded = CostFromFunction(Corridor(), distance_cost, lambda *transition: transition[-1][VIOLATION])
+        assert [info[VIOLATION] for info in infos_of(graded, forward(6))] == [False] * 5 + [True]
+
+
+def test_a_flag_that_comes_without_a_cost_stays():
+    class FlagOnly(gym.Wrapper):
+        def step(self, action):
+            *step, info = self.env.step(action)
+            return *step, {VIOLATION: info[VIOLATION]}
+
+    infos = infos_of(CostFromFunction(FlagOnly(Corridor()), lambda *_: 1.0), forward(6))
     assert [info[VIOLATION] for info in infos] == [False] * 5 + [True]
+
+
+def test_cost_of_one_term_has_the_flag_of_that_term():
+    class TwoTerms(gym.Wrapper):
+        def step(self, action):
+            *step, info = self.env.step(action)
+            return *step, {**info, "cost_a": 0.0, COST: 1.0, VIOLATION: True}
+
+    with pytest.warns(UserWarning, match="CostFromInfo replaces"):
+        info = infos_of(CostFromInfo(TwoTerms(Corridor()), "cost_a"), forward(1))[0]
+    assert info[COST] == 0.0 and info[VIOLATION] is False
+
+
+def test_functions_may_ask_for_the_outcome_and_return_terms():
+    seen = []
+
+    class Cost:
+        def __call__(self, obs, action, next_obs, info, reward, *, terminated):
+            seen.append((reward, terminated))
+            return {"end": float(terminated), "speed": 0.25}
+
+    def flag(obs, action, next_obs, info, truncated=None, terminated=None):
+        return (truncated, terminated) == (False, True)
+
+    env = CostFromFunction(Scripted([{}, {}]), Cost(), flag)
+    infos = infos_of(gym.make(env.spec) if env.spec else env, [0, 1])
+    assert seen == [(1.0, False), (1.0, True)]
+    assert infos[1] == {"cost_end": 1.0, "cost_speed": 0.25, COST: 1.25, VIOLATION: True}
+    assert infos[0][COST] == 0.25 and infos[0][VIOLATION] is False
+    with pytest.raises(ValueError, match=r"info\['bad'\] must be finite"):
+        infos_of(CostFromFunction(Scripted([{}]), lambda *_: {"bad": -1.0}), [0])
+
+
+def test_asking_for_the_outcome_survives_the_specification():
+    def fall(obs, action, next_obs, info, terminated):
+        return float(terminated)
+
+    env = gym.make(CostFromFunction(gym.make("CartPole-v1"), fall).spec)
+    env.reset(seed=0)
+    costs, terminated = [], False
+    while not terminated:
+        _, _, terminated, _, info = env.step(1)
+        costs.append(info[COST])
+    assert costs == [0.0] * (len(costs) - 1) + [1.0]
+
+
+def test_terms_from_several_keys():
+    env = CostFromInfo(Scripted([{"hits": True, "deep": {"speed": 0.5}}]), {"hit": "hits", "speed": ("deep", "speed")})
+    info = infos_of(env, [0])[0]
+    assert (info["cost_hit"], info["cost_speed"], info[COST], info[VIOLATION]) == (1.0, 0.5, 1.5, True)
+    with pytest.raises(MissingCostError, match="'hits'"):
+        infos_of(CostFromInfo(Scripted([{}]), {"hit": "hits"}), [0])
+    with pytest.raises(ValueError, match="dictionary of these"):
+        CostFromInfo(Scripted([{}]), {"hit": ""})
 
 
 def test_overwriting_warns_once_and_only_where_the_cost_differs():

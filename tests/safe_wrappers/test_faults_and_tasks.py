@@ -24,6 +24,11 @@ def test_a_larger_action_does_not_make_up_for_lost_power():
     assert env.action(np.array([3.0], dtype=np.float32)) == 0.5
 
 
+def test_actions_of_another_shape_raise():
+    with pytest.raises(ValueError, match="expected an action of shape"):
+        ActuatorPower(gym.make("Pendulum-v1"), 0.5).action(0.5)
+
+
 @pytest.mark.parametrize("power", [-0.1, 1.1, np.nan, [1.0, 1.0]])
 def test_bad_power_raises(power):
     with pytest.raises(ValueError, match=r"power must be in \[0, 1\]"):

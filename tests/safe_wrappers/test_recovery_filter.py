@@ -52,6 +52,20 @@ def test_an_agent_may_propose_integers():
     assert play(env, [[1]])[0][-1][EXECUTED_ACTION].item() == 0.5
 
 
+@pytest.mark.parametrize("far", [3.0, 40.0])
+def test_a_proposal_beyond_the_bounds_is_judged_as_it_would_be_executed(far):
+    def in_bounds(obs, action):
+        assert (np.abs(action) <= 1.0).all()
+        return risk(obs, action)
+
+    env = RecoveryFilter(Corridor(), in_bounds, recovery, 0.5)
+    steps = play(env, [np.full(1, far, np.float32)] * 8)
+    clipped = play(RecoveryFilter(Corridor(), risk, recovery, 0.5), forward(8))
+    assert [step[-1][INTERVENED] for step in steps] == [step[-1][INTERVENED] for step in clipped]
+    assert [step[-1][EXECUTED_ACTION] for step in steps] == [step[-1][EXECUTED_ACTION] for step in clipped]
+    assert steps[0][-1][PROPOSED_ACTION] == far and any(step[-1][INTERVENED] for step in steps)
+
+
 def test_recovery_is_asked_only_where_it_is_needed():
     asked = []
 

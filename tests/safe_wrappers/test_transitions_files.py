@@ -16,6 +16,13 @@ def some(dict_obs=False, n=7, env_id="Some/Env-v0"):
     )  # fmt: skip
 
 
+def test_lists_become_arrays_and_nested_observations_are_refused():
+    nested = {"a": {"b": np.zeros((1, 2))}}
+    with pytest.raises(ValueError, match="an array or a dict of arrays, got dict"):
+        Transitions(nested, np.zeros((1, 1)), nested, [0.0], [False], [False])
+    assert Transitions([[0.0, 1.0]], [[0.5]], [[1.0, 1.0]], [0.0], [False], [True]).observations.shape == (1, 2)
+
+
 @pytest.mark.parametrize("dict_obs", [False, True])
 @pytest.mark.parametrize("env_id", ["Some/Env-v0", None])
 def test_what_is_saved_comes_back(dict_obs, env_id, tmp_path):

@@ -21,6 +21,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
+from safe_envs import collect_rollouts
 from safe_wrappers import MissingCostError, RecoveryFilter, Transitions
 from sb3_ext import (
     RSPO,
@@ -63,8 +64,14 @@ def braked(env):
 
 def test_executed_actions_in_other_units_than_the_agents_are_refused():
     between = RescaleAction(braked(Corridor()), np.float32(-0.5), np.float32(0.5))
-    with pytest.raises(ValueError, match="no action of the agent's Box"):
+    with pytest.raises(ValueError, match=r"of Box\(-0.5, 0.5, .* lies between a filter and the agent"):
         tiny(SafeSAC, between).learn(3)
+    idle = RecoveryFilter(Corridor(), lambda obs, action: np.zeros(len(obs)), lambda obs: 0.0 * obs[:, :2], 0.5)
+    wider = RescaleAction(idle, np.float32(-4.0), np.float32(4.0))  # what is executed is never beyond these bounds
+    with pytest.raises(ValueError, match="lies between a filter and the agent"):
+        tiny(SafeSAC, wider).learn(3)
+    with pytest.raises(ValueError, match="lies between a filter and the agent"):
+        collect_rollouts(wider, 3)
     inside = braked(RescaleAction(Corridor(), np.float32(-0.5), np.float32(0.5)))
     assert np.allclose(transitions_of(tiny(SafeSAC, inside).learn(3)).actions, -0.5)
 
