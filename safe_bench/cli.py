@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"safe-bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("safe-bench: interrupted; the same command goes on from here", file=sys.stderr)
+        print("safe-bench: interrupted; the same command goes on from each run's last checkpoint", file=sys.stderr)
         return 130
 
 

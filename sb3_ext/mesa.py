@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from safe_wrappers.transitions import Transitions
-from sb3_ext.common.buffers import CostBatch, CostStorage, sample_union
+from sb3_ext.common.buffers import CostBatch, CostStorage, harmless, sample_union
 from sb3_ext.common.meta import Labelled, MetaLearner, check_meta_settings
 from sb3_ext.common.risk_sac import Progress
 from sb3_ext.recovery_rl import RecoveryRL
@@ -74,10 +74,9 @@ class MultiTask(RecoveryRL):
             raise TypeError("datasets must be a list with the data of each training environment, got one data set")
         if not datasets:
             raise ValueError("meta_train needs the data of at least one training environment, got none")
-        for i, data in enumerate(datasets):
-            self._check(data, f"datasets[{i}]", check_env_id)
+        datasets = [self._check(data, f"datasets[{i}]", check_env_id) for i, data in enumerate(datasets)]
         if recovery_dataset is not None:
-            self._check(recovery_dataset, "recovery_dataset", check_env_id, with_violations=False)
+            recovery_dataset = self._check(recovery_dataset, "recovery_dataset", check_env_id, with_violations=False)
         buffers = [self._buffer_of(data) for data in datasets]
         own = None if recovery_dataset is None else self._buffer_of(recovery_dataset)
         if self.scale_inputs or self._vec_normalize_env is not None:  # all data once more: for those who need it
@@ -134,16 +133,14 @@ class MultiTask(RecoveryRL):
     def _draw(self, buffers: list[CostStorage]) -> CostBatch:
         return sample_union(buffers, self.batch_size, self._vec_normalize_env, self.positive_fraction)
 
-    def _check(self, dataset: Transitions, name: str, check_env_id: bool, with_violations: bool = True) -> None:
+    def _check(self, dataset: Transitions, name: str, check_env_id: bool, with_violations: bool = True) -> Transitions:
         try:
-            self._check_dataset(dataset, check_env_id)
+            dataset = self._checked(dataset, check_env_id)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
         if with_violations and dataset.n_violations == 0:
-            raise ValueError(
-                f"{name} shows no violation among {len(dataset)} transitions, so that nothing in it tells what is "
-                "dangerous: record it without terminate_on_violation, or with a bolder policy"
-            )
+            raise ValueError(f"{name} {harmless(dataset)}")
+        return dataset
 
 
 class MESA(MultiTask):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.buffers import CostBatch, unscale_action
 from sb3_ext.common.export import ExportedFilter
+from sb3_ext.common.limits import fitting
 from sb3_ext.common.recovery_policy import RecoveryActor
 from sb3_ext.common.risk_sac import RiskSAC
 from sb3_ext.common.safety_critic import SafetyCritic
@@ -69,10 +70,11 @@ class RecoveryRL(RiskSAC):
 
     def _setup_safety(self) -> None:
         super()._setup_safety()
-        self.recovery_policy = RecoveryActor(self.observation_space, self.action_space, **self.recovery_kwargs).to(
-            self.device
-        )
-        self.selector = ThresholdRecovery(self.safety_critic, self.recovery_policy, self.limit)
+        with fitting("recovery_kwargs", RecoveryActor):
+            self.recovery_policy = RecoveryActor(
+                self.observation_space, self.action_space, **{**self._extractor_kwargs(), **self.recovery_kwargs}
+            ).to(self.device)
+        self.selector = ThresholdRecovery(self.safety_critic, self.recovery_policy, lambda: self.limit)
 
     def recovery(self, obs: Any) -> NDArray[Any]:
         """Recovery actions ``[B, ...]``, environment units, for observations ``[B, ...]`` as ``predict`` takes them."""

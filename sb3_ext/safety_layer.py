@@ -21,6 +21,7 @@ from safe_wrappers.info import COST, read_term
 from safe_wrappers.observations import Observations, batch_of_one, map_entries, take_rows
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.checkpoint import readable
+from sb3_ext.common.controllers import Controller
 from sb3_ext.common.features import ScaledFeatures, as_tensors
 from sb3_ext.common.optim import FusedAdam
 
@@ -104,14 +105,16 @@ class LinearCostModel(ScaledFeatures):
         steps: int = 5_000,
         batch_size: int = 256,
         seed: int | None = None,
-        controller: Callable[[Any], NDArray[Any]] | None = None,
+        controller: Any = None,
         missing_cost: str = "raise",
     ) -> float:
         """Learn from ``n_transitions`` in ``env``; see ``fit_terms``.
 
-        They are made by uniformly random actions, as in the paper, or by a function of observations,
+        They are made by uniformly random actions, as in the paper, or by an SB3 model or a function of observations,
         ``obs[1, ...] -> actions[1, A]``, where random ones hardly ever meet a cost.
         """
+        if controller is not None:
+            controller = Controller(controller, self.observation_space, self.action_space)
         observations, actions, costs = _steps_in(env, self.terms, n_transitions, seed, controller, missing_cost)
         return self.fit_terms(observations, actions, costs, steps, batch_size)
 

@@ -112,7 +112,9 @@ class SQRL(SACLag):
             raise ValueError("SQRL needs independent samples of the policy, use_sde=True makes all of a step alike")
         self.safety_buffer: CostStorage | None = None
         self._safety_env: VecEnv | None = None
-        self.selector = RejectionSampling(self.safety_critic, self.limit, self.n_candidates, self._active_choice())
+        self.selector = RejectionSampling(
+            self.safety_critic, lambda: self.limit, self.n_candidates, self._active_choice()
+        )
 
     # ------------------------------------------------------------------ phases
 

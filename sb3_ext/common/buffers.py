@@ -230,6 +230,14 @@ def offline_buffer(
     return buffer
 
 
+def harmless(dataset: Transitions) -> str:
+    """What is wrong with data that show no violation."""
+    return (
+        f"shows no violation among {len(dataset)} transitions, so that nothing in it tells what is dangerous: record "
+        "it without terminate_on_violation, or with a bolder policy"
+    )
+
+
 def _fill(column: NDArray[Any], rows: NDArray[Any]) -> None:
     column[:, 0] = rows.reshape(len(rows), *column.shape[2:])  # SB3 keeps a discrete observation as an array of one
 

@@ -108,6 +108,8 @@ class SafeEvalCallback(EventCallback):
     Attributes:
         best: evaluation of the model that is kept, or None.
         history: pairs (timesteps, evaluation).
+        last_mean_reward: of the last evaluation, for callbacks that look at their parent's, as SB3's do.
+        best_mean_reward: of the model that is kept; ``-inf`` while none has met the limit.
 
     Raises:
         ValueError: if an argument is out of range; when training begins, if ``eval_env`` is the training environment,
@@ -150,6 +152,7 @@ class SafeEvalCallback(EventCallback):
         self.deterministic, self.missing_cost, self.seed = deterministic, missing_cost, seed
         self.best: SafetyEvaluation | None = None
         self.history: list[tuple[int, SafetyEvaluation]] = []
+        self.last_mean_reward = self.best_mean_reward = -np.inf
 
     def _init_callback(self) -> None:
         super()._init_callback()
@@ -180,9 +183,11 @@ class SafeEvalCallback(EventCallback):
         )  # fmt: skip
         self.history.append((self.num_timesteps, result))
         self._write(result)
+        self.last_mean_reward = float(result.returns.mean())
         go_on = True
         if self.best is None or self._rank(result) > self._rank(self.best):
             self.best = result
+            self.best_mean_reward = self.last_mean_reward if self._rank(result)[0] else -np.inf
             if self.best_model_save_path is not None:
                 with atomic_path(self.best_model_save_path / "best_model.zip") as temporary:
                     self.model.save(temporary)

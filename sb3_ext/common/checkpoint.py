@@ -69,7 +69,10 @@ def check_holds(path: Any, cls: type[Any]) -> dict[str, Any]:
         return data
     module = data.get("policy_class", {}).get("__module__")
     if cls.parts or module != cls.policy_aliases["MlpPolicy"].__module__:
-        raise ValueError(f"it is a model of another library's algorithm, with a policy of {module}")
+        raise ValueError(
+            f"it is a model of another library's algorithm, with a policy of {module}; {cls.__name__}(...)"
+            ".set_parameters(path, exact_match=False) takes over networks of the same names and shapes"
+        )
     return data
 
 

@@ -151,10 +151,14 @@ class Controller:
 
 
 def _for_acting(model: BaseAlgorithm) -> BaseAlgorithm:
-    """A copy of the model that can predict and nothing else."""
+    """A copy of the model that can predict and nothing else.
+
+    Pickled, not deep-copied: a policy that has just learned holds tensors with a history, which PyTorch does not copy.
+    """
     slim = copy.copy(model)
     own = (name for kind in ("buffers", "environments") for name in getattr(model, kind, ()))
     for name in (*NOT_FOR_ACTING, *own):
         if name in vars(slim):
             setattr(slim, name, None)
-    return copy.deepcopy(slim)
+    copied: BaseAlgorithm = cloudpickle.loads(cloudpickle.dumps(slim))
+    return copied

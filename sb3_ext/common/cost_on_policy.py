@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import explained_variance
 from safe_wrappers.observations import map_entries
 from sb3_ext.common.cost_critic import CostCritic
 from sb3_ext.common.cost_rollout import CostRollout, cost_advantages
-from sb3_ext.common.limits import check_cost_limits
+from sb3_ext.common.limits import check_cost_limits, fitting
 from sb3_ext.common.safe_algorithm import MissingCost, SafeAlgorithm
 
 
@@ -71,7 +71,8 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         self.cost_gamma, self.cost_gae_lambda = cost_gamma, cost_gae_lambda
         self.cost_critic_kwargs = dict(cost_critic_kwargs or {})
         super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
-        self.cost_rng = np.random.default_rng(self.seed)  # a stream of its own: SB3's order of batches stays
+        # A stream of its own: SB3's order of batches stays. Without a seed it follows NumPy's, as SB3's order does.
+        self.cost_rng = np.random.default_rng(np.random.get_state()[1] if self.seed is None else self.seed)  # type: ignore
         if _init_setup_model:
             self._setup_model()
 
@@ -85,10 +86,8 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         return CostRollout(tuple(self.cost_limits), self.n_envs, self.missing_cost)
 
     def _setup_safety(self) -> None:
-        try:
+        with fitting("cost_critic_kwargs", CostCritic):
             self.cost_critic = CostCritic(self.policy, len(self.cost_limits), **self.cost_critic_kwargs)
-        except TypeError as error:
-            raise ValueError(f"cost_critic_kwargs do not fit CostCritic: {error}") from error
 
     @classmethod
     def load(cls, path: Any, env: Any = None, *args: Any, cost_limit: Any = None, **kwargs: Any) -> Self:

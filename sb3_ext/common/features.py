@@ -81,9 +81,15 @@ def standardisation(features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     return features.mean(dim=0), th.where(std < CONSTANT, th.ones_like(std), std)
 
 
+def channels_first(obs: Any, space: spaces.Space[Any]) -> Any:
+    """Batched NumPy observations of ``space``, with images as networks take them: environments give channels last."""
+    if isinstance(space, spaces.Dict) and isinstance(obs, dict) and set(obs) == set(space.spaces):
+        return {key: channels_first(obs[key], part) for key, part in space.spaces.items()}
+    return obs if isinstance(obs, dict) else maybe_transpose(np.asarray(obs), space)
+
+
 def as_tensors(obs: Any, space: spaces.Space[Any], device: th.device) -> Any:
     """Batched NumPy observations of ``space`` as tensors."""
     if isinstance(space, spaces.Dict):
         return {key: as_tensors(obs[key], part, device) for key, part in space.spaces.items()}
-    # Environments give images with their channels last, networks take them first; predict does the same.
-    return th.as_tensor(maybe_transpose(np.asarray(obs), space), device=device)
+    return th.as_tensor(channels_first(obs, space), device=device)

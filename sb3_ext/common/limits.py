@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from safe_wrappers.info import COST, COST_TERM_PREFIX
 
@@ -39,8 +40,8 @@ def discounted_limit(cost_limit: float, gamma: float, episode_length: int) -> fl
         >>> round(discounted_limit(25.0, 0.99, 1000), 4)
         2.4999
     """
-    if not (math.isfinite(cost_limit) and cost_limit >= 0.0):
-        raise ValueError(f"cost_limit must be finite and >= 0, got {cost_limit}")
+    if not (isinstance(cost_limit, numbers.Real) and math.isfinite(cost_limit) and cost_limit >= 0.0):
+        raise ValueError(f"cost_limit must be a finite number >= 0, got {cost_limit!r}")
     if episode_length < 1:
         raise ValueError(f"episode_length must be >= 1, got {episode_length}")
     effective = episode_length if gamma == 1.0 else (1.0 - gamma**episode_length) / (1.0 - gamma)
@@ -101,3 +102,16 @@ def check_cost_limits(cost_limit: float | Mapping[str, float]) -> dict[str, floa
         if not (isinstance(limit, numbers.Real) and math.isfinite(limit) and limit >= 0.0):
             raise ValueError(f"cost_limit must be finite and >= 0, got {limit} for {name!r}")
     return {name: float(limit) for name, limit in limits.items()}
+
+
+@contextlib.contextmanager
+def fitting(argument: str, kind: type) -> Iterator[None]:
+    """Names the constructor's argument whose entries ``kind``, which is made within, does not take.
+
+    Raises:
+        ValueError: instead of a ``TypeError``.
+    """
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"{argument} do not fit {kind.__name__}: {error}") from error

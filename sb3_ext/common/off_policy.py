@@ -158,7 +158,7 @@ class SafeOffPolicy(CostOffPolicy):
         """Filter scaled actions ``[B, ...]``; remembers where the filter intervened."""
         assert self.selector is not None
         obs, _ = self.policy.obs_to_tensor(observation)
-        actions = th.as_tensor(proposed, device=self.device).flatten(1)
+        actions = th.as_tensor(proposed, dtype=th.float32, device=self.device).flatten(1)
 
         def propose(n: int) -> tuple[th.Tensor, th.Tensor]:
             if warm_up:

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,13 +16,15 @@ from stable_baselines3.her import HerReplayBuffer
 
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common import checkpoint
-from sb3_ext.common.buffers import CostBatch, CostStorage, offline_buffer, sample_union
-from sb3_ext.common.limits import check_probability, discounted_limit
+from sb3_ext.common.buffers import CostBatch, CostStorage, harmless, offline_buffer, sample_union
+from sb3_ext.common.features import channels_first
+from sb3_ext.common.limits import check_probability, discounted_limit, fitting
 from sb3_ext.common.safe_algorithm import MissingCost
 from sb3_ext.common.safe_sac import SafeSAC
 from sb3_ext.common.safety_critic import SafetyCritic
 from sb3_ext.common.vec_envs import episode_limit
 
+EXTRACTOR = ("features_extractor_class", "features_extractor_kwargs")
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` while something long goes on."""
 
@@ -30,7 +33,7 @@ class RiskSAC(SafeSAC):
     """SAC beside a safety critic that learns from every executed action (and from offline data).
 
     Exactly one limit applies: ``eps_risk`` on the discounted probability of a violation, or ``cost_limit`` on the
-    undiscounted cost of an episode, which is converted once (``discounted_limit``).
+    undiscounted cost of an episode, which is converted (``discounted_limit``). Either may be set anew at any time.
 
     Without offline data the safety critic learns from the batch, and the next actions, that SAC drew for its update.
 
@@ -40,7 +43,7 @@ class RiskSAC(SafeSAC):
         learning_rate: as in SB3.
         eps_risk: limit on the probability, in [0, 1]; 0.1 if neither limit is given.
         cost_limit: limit on the episode's undiscounted cost.
-        episode_length: steps of an episode, to convert ``cost_limit``; None: ``max_episode_steps`` of the environment.
+        episode_length: steps of an episode, to convert ``cost_limit``; None: the environment's time limit.
         gamma_risk: discount of the risk; None: 0.8 for a probability, 0.99 for a cost.
         risk_kwargs: further arguments of ``SafetyCritic`` (its ``tau`` is 2e-4 for a probability, 0.005 for a cost).
         scale_inputs: standardise the critic's inputs by the first offline data, unless it has learned before.
@@ -60,6 +63,8 @@ class RiskSAC(SafeSAC):
     default_missing_cost: ClassVar[MissingCost] = "raise"
     buffers: ClassVar[tuple[str, ...]] = (*SafeSAC.buffers, "offline_buffer")
     transient: ClassVar[tuple[str, ...]] = (*SafeSAC.transient, "_drawn")
+    _env_length: int | None = None
+    """Steps of the longest episode of the last environment."""
 
     def __init__(
         self,
@@ -102,26 +107,41 @@ class RiskSAC(SafeSAC):
     def _setup_safety(self) -> None:
         # Probabilities keep Recovery RL's slow target; sums of costs over hundreds of steps would never arrive with it.
         kind, tau = ("probability", 2e-4) if self.cost_limit is None else ("return", 0.005)
-        self.safety_critic = SafetyCritic(
-            self.observation_space,
-            self.action_space,
-            **{"kind": kind, "gamma_risk": self.gamma_risk, "tau": tau, **self.risk_kwargs},
-        ).to(self.device)
+        own = {"kind": kind, "gamma_risk": self.gamma_risk, "tau": tau, **self._extractor_kwargs()}
+        with fitting("risk_kwargs", SafetyCritic):
+            self.safety_critic = SafetyCritic(
+                self.observation_space, self.action_space, **{**own, **self.risk_kwargs}
+            ).to(self.device)
         self.offline_buffer = None
-        self.limit = self._resolve_limit()
+        self._check_limit()
 
-    def _resolve_limit(self) -> float:
-        """The limit in the unit of the safety critic."""
+    def _extractor_kwargs(self) -> dict[str, Any]:
+        """The safety parts see observations through an extractor of their own, of the policy's class."""
+        return {name: self.policy_kwargs[name] for name in EXTRACTOR if name in self.policy_kwargs}
+
+    def _check_limit(self) -> float:
+        if self.env is not None:
+            self._env_length = episode_limit(self.env)
+        return self.limit
+
+    @property
+    def limit(self) -> float:
+        """The limit in the unit of the safety critic; it follows ``eps_risk``, ``cost_limit`` and the environment."""
         if self.cost_limit is None:
             assert self.eps_risk is not None
             return check_probability("eps_risk", self.eps_risk)
-        if self.episode_length is None and self.env is not None:
-            self.episode_length = episode_limit(self.env)
-        if self.episode_length is None:
+        length = self._env_length if self.episode_length is None else self.episode_length
+        if length is None:
             raise ValueError(
-                "cost_limit needs the episodes' length, which the environment does not tell: pass episode_length="
+                "cost_limit needs the episodes' length, which the environment does not tell: pass episode_length=, or "
+                "wrap the environment in gymnasium.wrappers.TimeLimit"
             )
-        return discounted_limit(self.cost_limit, self.gamma_risk, self.episode_length)
+        return discounted_limit(self.cost_limit, self.gamma_risk, length)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """SB3's ``set_env``; a ``cost_limit`` is converted anew where its episodes have another length."""
+        super().set_env(env, force_reset)
+        self._check_limit()
 
     # ------------------------------------------------------------------ public
 
@@ -184,7 +204,9 @@ class RiskSAC(SafeSAC):
             raise ValueError(f"steps must be >= 0, got {steps}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        self._check_dataset(dataset, check_env_id)
+        dataset = self._checked(dataset, check_env_id)
+        if not (dataset.n_violations if self.cost_limit is None else dataset.costs.any()):
+            warnings.warn(f"the data set {harmless(dataset)}", stacklevel=2)
         self.offline_buffer = self._buffer_of(dataset)
         self._fit_normalisation(dataset)
         self._metrics = defaultdict(list)
@@ -213,15 +235,19 @@ class RiskSAC(SafeSAC):
             )
         return super().learn(total_timesteps, *args, **kwargs)
 
-    def _check_dataset(self, dataset: Transitions, check_env_id: bool) -> None:
-        """Whether recorded transitions are of this environment, as far as they tell."""
+    def _checked(self, dataset: Transitions, check_env_id: bool) -> Transitions:
+        """Recorded transitions as the model sees them (images with their channels first), if they fit."""
         if not isinstance(dataset, Transitions):
             raise TypeError(
                 f"offline data must be Transitions (safe_envs.collect_constraint_data makes some), got {dataset!r}"
             )
         if check_env_id:
             self._check_origin(dataset)
+        names = ("observations", "next_observations")
+        seen = {name: channels_first(getattr(dataset, name), self.observation_space) for name in names}
+        dataset = replace(dataset, **seen)
         dataset.check_spaces(self.observation_space, self.action_space)
+        return dataset
 
     def _buffer_of(self, dataset: Transitions) -> CostStorage:
         return offline_buffer(dataset, self.observation_space, self.action_space, self.device)

@@ -12,6 +12,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from safe_wrappers.info import EXECUTED_ACTION, read_violation
 from safe_wrappers.observations import map_entries
 from sb3_ext.common.buffers import CostStorage, scale_action
+from sb3_ext.common.vec_envs import episode_limit
+
+PATIENCE = 10_000
+"""Steps of every environment in which one without a time limit must end an episode."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,14 @@ def collect_episodes(model: Any, env: VecEnv, buffer: CostStorage, n_episodes: i
 
     Args:
         model: an SB3 model.
-        env: where to act; with ``VecNormalize`` the raw observations are stored.
+        env: where to act; with ``VecNormalize`` the raw observations are stored. Episodes must end.
         buffer: made for ``env.num_envs`` environments.
         n_episodes: episodes to finish, over all environments.
+
+    Raises:
+        ValueError: if the environments have no time limit, and no episode has ended within 10,000 steps.
     """
+    endless = episode_limit(env) is None
     normalizer = unwrap_vec_normalize(env)
     obs = env.reset()
     raw, steps, violations, finished = _raw(obs, normalizer), 0, 0, 0
@@ -50,6 +58,11 @@ def collect_episodes(model: Any, env: VecEnv, buffer: CostStorage, n_episodes: i
         )
         raw, steps, finished = new_raw, steps + env.num_envs, finished + int(dones.sum())
         violations += sum(read_violation(info, buffer.missing_cost) for info in infos)
+        if endless and not finished and steps >= PATIENCE * env.num_envs:
+            raise ValueError(
+                f"no episode has ended within {PATIENCE} steps, so that whole ones cannot be collected: wrap the "
+                "environment in gymnasium.wrappers.TimeLimit"
+            )
     return RolloutCounts(steps, violations)
 
 

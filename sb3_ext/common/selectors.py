@@ -32,11 +32,24 @@ class ActionSelector(Protocol):
         """Executed actions ``[B, A]`` and which of the proposed ones were refused ``[B]`` bool."""
 
 
-class ThresholdRecovery:
+class Limited:
+    """What has a limit: a number, or a function that gives it each time."""
+
+    def __init__(self, eps_risk: float | Callable[[], float]) -> None:
+        self.limit = eps_risk
+
+    @property
+    def eps_risk(self) -> float:
+        """The limit now."""
+        return self.limit() if callable(self.limit) else self.limit
+
+
+class ThresholdRecovery(Limited):
     """Recovery RL's composite policy: the recovery policy acts where risk(s, a) > eps_risk (equation 4.1)."""
 
-    def __init__(self, critic: SafetyCritic, recovery: RecoveryPolicy, eps_risk: float) -> None:
-        self.critic, self.recovery, self.eps_risk = critic, recovery, eps_risk
+    def __init__(self, critic: SafetyCritic, recovery: RecoveryPolicy, eps_risk: float | Callable[[], float]) -> None:
+        super().__init__(eps_risk)
+        self.critic, self.recovery = critic, recovery
 
     def select(
         self, obs: Any, proposed: th.Tensor, propose: Propose, deterministic: bool
@@ -55,12 +68,12 @@ def check_choice(name: str, choice: Choice) -> Choice:
     return choice
 
 
-class RejectionSampling:
+class RejectionSampling(Limited):
     """SQRL's masked policy (equation 3): the policy, restricted to actions with risk <= eps_risk.
 
     Args:
         critic: the safety critic.
-        eps_risk: the limit.
+        eps_risk: the limit, or a function that gives it.
         n_candidates: further actions to draw where the proposed one is refused.
         choice: ``"policy"``: the proposed action, or else one of the safe candidates, which is a sample of
             equation 3; ``"density"``: a safe candidate drawn in proportion to its density (the released code of
@@ -71,13 +84,14 @@ class RejectionSampling:
     def __init__(
         self,
         critic: SafetyCritic,
-        eps_risk: float,
+        eps_risk: float | Callable[[], float],
         n_candidates: int = 100,
         choice: Choice = "policy",
     ) -> None:
         if n_candidates < 1:
             raise ValueError(f"n_candidates must be >= 1, got {n_candidates}")
-        self.critic, self.eps_risk, self.n_candidates = critic, eps_risk, n_candidates
+        super().__init__(eps_risk)
+        self.critic, self.n_candidates = critic, n_candidates
         self.choice = check_choice("choice", choice)
 
     def select(

@@ -29,9 +29,11 @@ FINAL = ("final_obs", "final_info", "_final_obs", "_final_info")
 
 
 def episode_limit(env: VecEnv) -> int | None:
-    """Steps of the longest episode (``spec.max_episode_steps``), where the environment says so."""
+    """Steps of the longest episode, where the environment's registration or a ``TimeLimit`` says so."""
     spec = env.get_attr("spec")[0]
-    return None if spec is None else spec.max_episode_steps
+    if spec is not None:
+        return spec.max_episode_steps
+    return env.get_attr("_max_episode_steps")[0] if env.has_attr("_max_episode_steps") else None
 
 
 class GymVecEnv(VecEnv):

@@ -289,7 +289,7 @@ def test_the_named_wrapper_is_a_remedy():
         ({"eps_risk": 0.1, "cost_limit": 1.0, "episode_length": 10}, "not both"),
         ({"eps_risk": 1.5}, r"eps_risk must be in \[0, 1\], got 1.5"),
         ({"eps_risk": float("nan")}, "eps_risk must be"),
-        ({"cost_limit": -1.0, "episode_length": 10}, "cost_limit must be finite and >= 0"),
+        ({"cost_limit": -1.0, "episode_length": 10}, "cost_limit must be a finite number >= 0"),
         ({"gamma_risk": -0.1}, "gamma_risk must be"),
         ({"positive_fraction": 2.0}, "positive_fraction must be"),
         ({"cost_limit": 1.0}, "pass episode_length="),

@@ -24,8 +24,9 @@ from corridors import (
 )
 from stable_baselines3 import HerReplayBuffer
 
+from safe_wrappers import files
 from sb3_ext import MESA, RSPO, SQRL, DualAgent, RecoveryRL, SACLag, SafeSAC, SafeTD3
-from sb3_ext.common import checkpoint, files
+from sb3_ext.common import checkpoint
 from sb3_ext.common.checkpoint import has_checkpoint
 
 pytestmark = pytest.mark.filterwarnings(QUIET)

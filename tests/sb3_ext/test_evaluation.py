@@ -83,9 +83,9 @@ def test_interventions_of_a_wrapper_and_of_the_agent_are_counted():
     assert result.violation_rate == 0.0 and result.success_rate == 1.0
 
     model = pretrained(RecoveryRL)
-    model.selector.eps_risk = -1.0
+    model.selector.limit = -1.0
     assert evaluate_safely(model, Corridor(), 2).intervention_rate == 1.0
-    model.selector.eps_risk = 2.0
+    model.selector.limit = 2.0
     assert evaluate_safely(model, Corridor(), 2).intervention_rate == 0.0
 
 

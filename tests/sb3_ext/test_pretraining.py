@@ -169,7 +169,7 @@ def test_the_risk_learns_from_sacs_batch_only_where_it_would_draw_the_same(given
 def test_composite_takes_the_filtered_policys_next_actions():
     plain, composite = (pretrained(RecoveryRL, composite=composite) for composite in (False, True))
     for model in (plain, composite):
-        model.selector.eps_risk = 0.0  # the filter always acts
+        model.eps_risk = 0.0  # the filter always acts
     batch = composite._risk_batch()
     th.manual_seed(0)
     filtered = composite._risk_next_actions(batch)

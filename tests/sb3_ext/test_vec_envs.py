@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from safe_wrappers import CostFromFunction
 from safe_wrappers.info import COST, VIOLATION
-from sb3_ext import GymVecEnv, RecoveryRL, SACLag
+from sb3_ext import GymVecEnv, RecoveryRL, SACLag, discounted_limit
 
 ID, STEPS = "safe_envs:safe/Navigation1-v0", 230
 SAME_STEP = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -89,7 +89,7 @@ def test_sb3_and_our_algorithms_train_on_it(cls):
 
 
 def test_limits_find_the_episodes_length():
-    assert tiny(SACLag, BACKENDS["ours"](2), cost_limit=1.0).episode_length == 100
+    assert tiny(SACLag, BACKENDS["ours"](2), cost_limit=1.0).limit == discounted_limit(1.0, 0.99, 100)
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
@@ -130,6 +130,6 @@ def test_specifications_with_nameless_functions_can_be_asked_for_in_other_proces
             again.reset()
             again.step(again.action_space.sample())
         model = RecoveryRL("MlpPolicy", env, cost_limit=10, seed=0)  # asks for the length of an episode
-        assert model.episode_length == 200
+        assert model.limit == discounted_limit(10.0, 0.99, 200)
     finally:
         env.close()
