@@ -1,7 +1,8 @@
-"""How many steps before a violation it could still have been avoided, and by whom.
+"""How many steps before a violation it could still have been avoided, by whom, and who saw it coming.
 
 An agent acts until it violates; from states some steps before that, recovery policies of trained models, no action at
-all, and constant actions from the corners of the action space try to go on without a violation.
+all, and constant actions from the corners of the action space try to go on without a violation. The models also say
+what risk they see in the action that the agent took.
 
     python benchmarks/avoidable.py safe/HalfCheetahDisabled-v0 runs/.../unconstrained/seed-0/model.zip \
         --recovery RecoveryRL:runs/.../recovery-rl/seed-0/model.zip MESA:runs/.../mesa/seed-0/model.zip
@@ -36,12 +37,13 @@ def violates(env, act, steps):
 
 
 def last_states(env, model, seed, most):
-    """Copies of the environment in the steps before an episode's violation, the last first; none if there is none."""
+    """Copies of the environment before the last steps to an episode's violation, and the actions, the last first."""
     obs, _ = env.reset(seed=seed)
     trail = []
     for _ in range(1_000):
-        trail = [copy.deepcopy(env), *trail[: most - 1]]
-        obs, _, _, _, info = env.step(model.predict(obs, deterministic=False)[0])
+        action, _ = model.predict(obs, deterministic=False)
+        trail = [(copy.deepcopy(env), action), *trail[: most - 1]]
+        obs, _, _, _, info = env.step(action)
         if info[VIOLATION]:
             return trail
     return []
@@ -58,6 +60,12 @@ def parse():
     return parser.parse_args()
 
 
+def show(found, form):
+    for who in dict.fromkeys(name for name, _ in found):
+        cells = [f"{steps}: {form.format(np.mean(found[who, steps]))}" for steps in STEPS]
+        print(f"  {who:<20}", "  ".join(cells))
+
+
 def main():
     args = parse()
     th.set_num_threads(1)
@@ -66,27 +74,29 @@ def main():
     env = gym.make(args.env).unwrapped
     agent = sb3_ext.SafeSAC.load(args.agent, device="cpu")
     low, high = env.action_space.low, env.action_space.high
-    policies = {"no action": lambda obs: np.zeros_like(low)}
+    policies, models = {"no action": lambda obs: np.zeros_like(low)}, {}
     for entry in args.recovery:
         kind, _, path = entry.partition(":")
-        model = getattr(sb3_ext, kind).load(path, device="cpu")
-        policies["/".join(Path(path).parts[-3:-1])] = lambda obs, model=model: model.recovery(obs[None])[0]
-    saved, n_violations = defaultdict(list), 0
+        name, model = "/".join(Path(path).parts[-3:-1]), getattr(sb3_ext, kind).load(path, device="cpu")
+        models[name], policies[name] = model, lambda obs, model=model: model.recovery(obs[None])[0]
+    saved, seen, n_violations = defaultdict(list), defaultdict(list), 0
     for seed in track(range(args.episodes)):
         states = last_states(env, agent, seed, max(STEPS))
         n_violations += bool(states)
         for steps in (steps for steps in STEPS if steps <= len(states)):
-            state = states[steps - 1]
+            state, action = states[steps - 1]
             corners = np.where(rng.random((args.corners, len(low))) < 0.5, low, high)
             tries = [not violates(state, lambda obs, corner=corner: corner, args.within) for corner in corners]
             saved["the best corner", steps].append(any(tries))
             saved["a random corner", steps].append(np.mean(tries))
             for name, act in policies.items():
                 saved[name, steps].append(not violates(state, act, args.within))
+            for name, model in models.items():
+                seen[name, steps].append(model.risk(state._observation()[None], action[None])[0])
     print(f"{n_violations} of {args.episodes} episodes violate; so many steps before, these could be saved:")
-    for who in dict.fromkeys(name for name, _ in saved):
-        shares = [f"{steps}: {np.mean(saved[who, steps]):.0%} of {len(saved[who, steps])}" for steps in STEPS]
-        print(f"  {who:<30}", "  ".join(shares))
+    show(saved, "{:.0%}")
+    print("risk of the action that was taken:")
+    show(seen, "{:.3f}")
 
 
 if __name__ == "__main__":

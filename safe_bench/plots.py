@@ -115,9 +115,12 @@ def _panels(found: Results, window: int) -> list[Panel]:
     if limit is not None:
         title = f"Cost, {mean} (dotted: the limit {limit:g})"
         return [episode_return, Panel(title, lambda e: metrics.trailing_mean(e["cost"], window), limit=limit)]
+    violations = Panel("Violations so far", lambda episodes: np.cumsum(episodes["violation"]))
+    if not constrained.has_successes(found):
+        return [violations, episode_return]
     return [
         Panel("Successes so far", lambda episodes: np.cumsum(episodes["success"])),
-        Panel("Violations so far", lambda episodes: np.cumsum(episodes["violation"])),
+        violations,
         Panel("Ratio (S + 1) / (V + 1)", lambda e: metrics.ratio_curve(e["success"], e["violation"]), may_be_log=True),
         episode_return,
     ]
@@ -249,7 +252,9 @@ def final_numbers(found: Results, methods: Sequence[MethodResults]) -> Figure:
 
 def _final_panels(found: Results) -> list[tuple[str, Callable[[MethodResults], metrics.Estimate]]]:
     if found.protocol.cost_limit is None:
-        counts = (("Successes", results.successes), ("Violations", results.violations), ("Ratio", results.ratio))
+        counts = [("Successes", results.successes), ("Violations", results.violations), ("Ratio", results.ratio)]
+        if not constrained.has_successes(found):
+            counts = [("Violations", results.violations), ("Final return", results.final_return)]
         return [(title, methodcaller("estimate", measure)) for title, measure in counts]
     kind = "Deployed agent's" if found.protocol.deployed else "Final"
     return [(f"{kind} {what}", partial(constrained.outcome_estimate, found, what=what)) for what in ("return", "cost")]
@@ -269,5 +274,6 @@ def _draw_points(axes: Axes, found: Results, methods: Sequence[MethodResults], m
     axes.grid(axis="y", visible=False)
     is_log = may_be_log and _log_if_wide(axes, "x")
     if not is_log:
-        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(0.0, low), high + 0.04 * (high - min(0.0, low)))
     return is_log

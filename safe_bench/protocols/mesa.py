@@ -43,7 +43,7 @@ def _methods(gamma_risk: float, eps_risk: float, **kwargs: Any) -> dict[str, Met
     }
     farther = {
         f"{name}-{gamma}": replace(
-            method, label=f"{method.label}, discount {gamma}", kwargs=method.kwargs | {"gamma_risk": gamma},
+            method, label=f"{method.label}, discount {gamma}", kwargs={**method.kwargs, "gamma_risk": gamma},
             group="ablation",
         )
         for name, method in compared.items()

@@ -13,6 +13,7 @@ from rich.console import Console
 from safe_bench import plots_risk
 from safe_bench.document import estimate_text, number_text
 from safe_bench.metrics import aggregate
+from safe_bench.plots import final_numbers, learning_curves
 from safe_bench.protocols import PROTOCOLS, get_protocol
 from safe_bench.report import summary_table, write_report
 from safe_bench.results import Rate, Results
@@ -338,3 +339,20 @@ def test_reports_can_be_written_again(tmp_path):
     first = (write_report(tmp_path, NAVIGATION) / "report.md").read_text()
     assert (write_report(tmp_path, NAVIGATION) / "report.md").read_text() == first
     shutil.rmtree(tmp_path / NAVIGATION / "report")
+
+
+@pytest.mark.parametrize("successes", [0, 3])
+def test_pictures_show_successes_only_where_there_are_some(tmp_path, successes):
+    for seed in range(2):
+        folder = add_run(tmp_path, "mesa/halfcheetah-disabled", "mesa", seed, successes, 12)
+        rates = {"violations": [1] * 4, "successes": [0] * 4, "episodes": 4, "return": 7.0, "cost": 1.0}
+        write_json(folder.path / "evaluation.json", {"deterministic": rates, "stochastic": rates})
+    found = Results.read(tmp_path, "mesa/halfcheetah-disabled")
+    curves, points = learning_curves(found, found.methods), final_numbers(found, found.methods)
+    titles = [axes.get_title(loc="left") for axes in (*curves.axes, *points.axes)]
+    assert [title.split()[0].rstrip(",") for title in titles] == (
+        ["Successes", "Violations", "Ratio", "Return", "Successes", "Violations", "Ratio"]
+        if successes
+        else ["Violations", "Return", "Violations", "Final"]
+    )
+    assert points.axes[titles[len(curves.axes) :].index("Violations")].get_xlim()[1] > 12.4  # the points are inside
