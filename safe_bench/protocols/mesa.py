@@ -117,11 +117,8 @@ def _cart_pole() -> Protocol:
 def _disabled(
     name: str, title: str, claim: str, env_id: str, family: str, tasks: int, eps_risk: float, episodes: int = 500
 ) -> Protocol:
-    """A runner; data of early-stopped SAC agents, as in appendix B.1, a quarter of it in the preset ``short``.
-
-    The thesis does not print how often networks are updated: here after every fourth step.
-    """
-    methods = _methods(0.8, eps_risk, learning_starts=1_000, buffer_size=1_000_000, train_freq=4)
+    """A runner; data of early-stopped SAC agents, as in appendix B.1, a quarter of it in the preset ``short``."""
+    methods = _methods(0.8, eps_risk, learning_starts=1_000, buffer_size=1_000_000)
     presets = {
         "quick": _runner_budget(family, tasks, 5_000, 100, 5_000, 100, 3, 2, 1),
         "short": _runner_budget(family, tasks, 100_000, 5_000, 40_000, 10_000, 150, 20, 3),
