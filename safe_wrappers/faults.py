@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
-from safe_wrappers.action_filter import check_proposed, clip_to_box
+from safe_wrappers.actions import check_proposed, clip_to_box
 
 
 class ActuatorPower(gym.ActionWrapper, RecordConstructorArgs):

@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
-from safe_wrappers.action_filter import executed_action
+from safe_wrappers.actions import executed_action
 from safe_wrappers.files import atomic_path
 from safe_wrappers.info import COST, read_term
 from safe_wrappers.observations import Observations, batch_of_one, map_entries, take_rows

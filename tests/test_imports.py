@@ -15,8 +15,10 @@ INFO_KEYS = {"constraint_violation", "executed_action", "proposed_action", "inte
 
 ALLOWED = {
     "safe_wrappers": {"safe_wrappers", "gymnasium", "numpy"},
-    "safe_envs": {"safe_envs", "gymnasium", "numpy", "safe_wrappers.info", "safe_wrappers.tasks",
-                  "safe_wrappers.transitions"},
+    "safe_envs": {
+        "safe_envs", "gymnasium", "numpy",
+        *(f"safe_wrappers.{part}" for part in ("actions", "files", "info", "observations", "tasks", "transitions")),
+    },
     "sb3_ext": {
         "sb3_ext", "safe_wrappers", "gymnasium", "numpy",
         "torch", "stable_baselines3", "sb3_contrib", "cloudpickle",

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from safe_wrappers.action_filter import executed_action
+from safe_wrappers.actions import executed_action
 from safe_wrappers.info import read_cost, read_violation
 from safe_wrappers.observations import map_entries
 from safe_wrappers.transitions import Transitions

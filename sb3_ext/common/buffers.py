@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
-from safe_wrappers.action_filter import executed_action
+from safe_wrappers.actions import executed_action
 from safe_wrappers.info import EXECUTED_ACTION, read_cost, read_violation
 from safe_wrappers.observations import map_entries, take_rows
 from safe_wrappers.transitions import Transitions

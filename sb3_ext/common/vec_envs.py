@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
-from safe_wrappers.action_filter import check_proposed, clip_to_box
+from safe_wrappers.actions import check_proposed, clip_to_box
 from safe_wrappers.info import EXECUTED_ACTION, INTERVENED, PROPOSED_ACTION, RISK
 from safe_wrappers.observations import take_rows
 from safe_wrappers.recovery import resolve_filter

@@ -325,6 +325,7 @@ def test_costs_are_not_normalised():
 # ---------------------------------------------------------------------- back to transitions
 
 
+@pytest.mark.filterwarnings("ignore:the data set shows no violation")
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_a_buffer_becomes_offline_data_with_executed_actions(n_envs):
     env = vec(n_envs, ends_on_violation=True)
