@@ -120,7 +120,7 @@ class RiskSAC(SafeSAC):
         return {name: self.policy_kwargs[name] for name in EXTRACTOR if name in self.policy_kwargs}
 
     def _check_limit(self) -> float:
-        if self.env is not None:
+        if self.env is not None and self.cost_limit is not None:
             self._env_length = episode_limit(self.env)
         return self.limit
 

@@ -101,6 +101,13 @@ class GymVecEnv(VecEnv):
         frames: Any = self.vector_env.render()
         return [None] * self.num_envs if frames is None else list(frames)
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether it, or every environment in this process, has it; a worker without it would die of being asked."""
+        members = getattr(self.vector_env, "envs", ())
+        return hasattr(self.vector_env, attr_name) or (
+            bool(members) and all(env.has_wrapper_attr(attr_name) for env in members)
+        )
+
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """An attribute of the vector environment; of the environments, where these alone have it."""
         chosen = list(self._get_indices(indices))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from corridors import Corridor, tiny
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
@@ -90,6 +91,18 @@ def test_sb3_and_our_algorithms_train_on_it(cls):
 
 def test_limits_find_the_episodes_length():
     assert tiny(SACLag, BACKENDS["ours"](2), cost_limit=1.0).limit == discounted_limit(1.0, 0.99, 100)
+
+
+@pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
+def test_environments_in_other_processes_survive_being_asked(kind):
+    env = GymVecEnv(kind([lambda: TimeLimit(Corridor(), 40)] * 2, **SAME_STEP))
+    try:
+        assert env.has_attr("_max_episode_steps") is (kind is SyncVectorEnv)
+        assert env.has_attr("num_envs") and not env.has_attr("nothing")
+        model = tiny(SACLag, env, cost_limit=1.0, episode_length=10).learn(30)
+        assert model.limit == discounted_limit(1.0, 0.99, 10)
+    finally:
+        env.close()
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
