@@ -47,13 +47,13 @@ class Transitions:
         object.__setattr__(self, "terminals", np.asarray(self.terminals, dtype=bool).reshape(-1))
         for name in ("observations", "actions", "next_observations"):
             object.__setattr__(self, name, map_entries(np.asarray, getattr(self, name)))
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in _COLUMNS:
+            value = getattr(self, name)
             for part in value.values() if isinstance(value, dict) else (value,):
-                if field.name in _COLUMNS and not isinstance(part, np.ndarray):
-                    raise ValueError(f"{field.name} must be an array or a dict of arrays, got {type(part).__name__}")
-                if isinstance(part, np.ndarray) and len(part) != len(self):
-                    raise ValueError(f"{field.name} has {len(part)} rows, expected {len(self)} as in costs")
+                if not isinstance(part, np.ndarray):
+                    raise ValueError(f"{name} must be an array or a dict of arrays, got {type(part).__name__}")
+                if len(part) != len(self):
+                    raise ValueError(f"{name} has {len(part)} rows, expected {len(self)} as in costs")
         if not (np.isfinite(self.costs).all() and (self.costs >= 0).all()):
             raise ValueError("costs must be finite and >= 0")
 
