@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -102,7 +103,7 @@ class MultiTask(RecoveryRL):
     ) -> Self:
         """Phase 2: adapt the safety critic and the recovery policy to the test environment.
 
-        The data stay part of what the safety critic learns from in ``learn``.
+        The data stay part of what the safety critic learns from in ``learn``. Warns where nothing was learned before.
 
         Args:
             dataset: of the test environment, with violations, at least a batch.
@@ -120,6 +121,12 @@ class MultiTask(RecoveryRL):
             raise ValueError(
                 f"the adaptation set has {len(dataset)} transitions, fewer than a batch of {size}: "
                 f"pass batch_size={len(dataset)} or less, or record more"
+            )
+        if self.pretraining_steps == 0 and self.num_timesteps == 0:
+            warnings.warn(
+                f"{type(self).__name__} adapts an untrained safety critic: call meta_train(datasets) or "
+                "use_critic(critic) first",
+                stacklevel=2,
             )
         return self.pretrain(dataset, steps, batch_size=size, check_env_id=check_env_id, progress=progress)
 

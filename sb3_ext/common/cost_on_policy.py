@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
+from safe_wrappers.info import COST
 from safe_wrappers.observations import map_entries
 from sb3_ext.common.cost_critic import CostCritic
 from sb3_ext.common.cost_rollout import CostRollout, cost_advantages
@@ -98,11 +99,24 @@ class CostOnPolicy(SafeAlgorithm, OnPolicyAlgorithm):
         """
         model = super().load(path, env, *args, **kwargs)
         if cost_limit is not None:
-            limits = check_cost_limits(cost_limit)
-            if list(limits) != list(model.cost_limits):
-                raise ValueError(f"cost_limit must be on {list(model.cost_limits)} in {path}, got {list(limits)}")
-            model.cost_limits = limits
+            model.cost_limit = cost_limit
         return model
+
+    @property
+    def cost_limit(self) -> float | dict[str, float]:
+        """The limit, or the limits by the names of the costs; another may be set while the model lives.
+
+        Raises:
+            ValueError: if a limit is not on the costs that the model learns, negative or not finite.
+        """
+        return self.cost_limits[COST] if list(self.cost_limits) == [COST] else dict(self.cost_limits)
+
+    @cost_limit.setter
+    def cost_limit(self, cost_limit: float | Mapping[str, float]) -> None:
+        limits = check_cost_limits(cost_limit)
+        if limits.keys() != self.cost_limits.keys():
+            raise ValueError(f"cost_limit must be on {list(self.cost_limits)} as before, got {list(limits)}")
+        self.cost_limits.update(limits)  # in the order that the cost critic has learned
 
     # ------------------------------------------------------------------ costs
 

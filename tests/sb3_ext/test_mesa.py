@@ -1,6 +1,7 @@
 """Meta-learned safety critics: the meta-gradient, the three phases, and critics that change hands."""
 
 import itertools
+import warnings
 from dataclasses import replace
 
 import gymnasium as gym
@@ -353,6 +354,16 @@ def test_data_without_a_violation_are_refused(cls):
         tiny(cls).meta_train([data, safe], 2)
     with pytest.raises(ValueError, match="the adaptation set shows no violation"):
         tiny(cls).adapt(safe, 2)
+
+
+@BOTH
+def test_adapting_what_has_learned_nothing_warns(cls):
+    with pytest.warns(UserWarning, match=f"{cls.__name__} adapts an untrained safety critic: call meta_train"):
+        tiny(cls).adapt(recorded(40), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny(cls).meta_train([recorded()], 2).adapt(recorded(40), 2)
+        tiny(cls).use_critic(tiny(cls).meta_train([recorded()], 2).safety_critic).adapt(recorded(40), 2)
 
 
 @BOTH

@@ -259,9 +259,22 @@ def test_another_limit_for_a_saved_model(cls, tmp_path):
     limits = {"cost_depth": 1.0, "cost_presence": 1.0}
     tiny(cls, vec(kind=TermsCorridor), cost_limit=limits).save(tmp_path / "model")
     again = cls.load(tmp_path / "model", cost_limit=limits | {"cost_depth": 0.5})
-    assert again.cost_limits == {"cost_depth": 0.5, "cost_presence": 1.0}
-    with pytest.raises(ValueError, match=r"must be on \['cost_depth', 'cost_presence'\] in .*, got \['cost'\]"):
+    assert again.cost_limit == {"cost_depth": 0.5, "cost_presence": 1.0}
+    with pytest.raises(ValueError, match=r"must be on \['cost_depth', 'cost_presence'\] as before, got \['cost'\]"):
         cls.load(tmp_path / "model", cost_limit=3.0)
+
+
+@every_class
+def test_another_limit_for_a_living_model(cls):
+    model = tiny(cls, vec(), cost_limit=1.0)
+    model.cost_limit = 0.25
+    assert model.cost_limit == 0.25 and model._limits == [0.25]
+    with pytest.raises(ValueError, match="finite and >= 0, got -1"):
+        model.cost_limit = -1
+    assert model.cost_limit == 0.25
+    terms = tiny(cls, vec(kind=TermsCorridor), cost_limit={"cost_depth": 1.0, "cost_presence": 2.0})
+    terms.cost_limit = {"cost_presence": 3.0, "cost_depth": 4.0}
+    assert list(terms._limits) == [4.0, 3.0]
 
 
 @every_class
