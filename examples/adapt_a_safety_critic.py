@@ -50,7 +50,7 @@ def main():
 
     print("meta-learned:", alarms(model.meta_train(others, args.iterations, recovery_dataset=few), held_out))
     print(f"adapted to {len(few)} transitions:", alarms(model.adapt(few, steps=50), held_out))
-    print("adapted, but not meta-learned:", alarms(novice.adapt(few, steps=50), held_out))
+    print("from these alone, not meta-learned:", alarms(novice.pretrain(few, steps=50), held_out))
     for name, env in (("without", TASKS.make(here)), ("with", RecoveryFilter.from_model(TASKS.make(here), model))):
         print(f"driver {name} the filter: {violating_episodes(env, args.episodes)} of {args.episodes} episodes violate")
 

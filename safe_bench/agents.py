@@ -150,7 +150,8 @@ def _provenance_of(model: Path) -> dict[str, Any]:
     """The run that a trained model is of."""
     config, summary = read_json(model.parent / "config.json"), read_json(model.parent / "summary.json")
     run = f"{config['protocol']}/{config['method']}"
-    return {"run": run, "seed": config["seed"], "preset": config["preset"], "commit": summary.get("commit")}
+    which = {"seed": config["seed"], "preset": config["preset"], "timesteps": summary["timesteps"]}
+    return {"run": run, **which, "commit": summary.get("commit")}
 
 
 def fit_safety_layer(folder: Path, how: LayerFit, stage: Stage, controller: Controller, seed: int) -> Layer:

@@ -51,6 +51,8 @@ def within(found: Results, method: MethodResults, limit: float) -> str:
 
 
 def _within_text(costs: list[float], limit: float) -> str:
+    if all(map(math.isnan, costs)):  # nothing was trained
+        return number_text(math.nan)
     return f"{round(share_within(costs, limit) * len(costs))} of {len(costs)} seeds"
 
 
@@ -138,7 +140,8 @@ def _preparation_text(method: MethodResults) -> str:
     steps, controller = summary.get("prior_steps"), summary.get("controller")
     parts = [f"{steps:,} steps"] if steps else []
     if controller:
-        parts.append(f"{controller['run']} (preset {controller['preset']}, seed {controller['seed']})")
+        learned = f"{controller['timesteps']:,} steps, preset {controller['preset']}, seed {controller['seed']}"
+        parts.append(f"{controller['run']} ({learned})")
     return ", ".join(parts) or "nothing"
 
 

@@ -48,9 +48,10 @@ def styles(found: Results) -> dict[str, Style]:
     known = found.protocol.methods
     order = [[name for name, m in known.items() if m.group == group] for group in ("comparison", "ablation")]
     order[1] += [method.name for method in found.methods if method.name not in known]
-    solid = {name: Style(PALETTE[i % len(PALETTE)], "-", "o") for i, name in enumerate(order[0])}
+    n = len(PALETTE)
+    solid = {name: Style(PALETTE[i % n], "-" if i < n else "-.", "o") for i, name in enumerate(order[0])}
     # Variants begin after black and are dashed: no variant looks like a compared method.
-    return solid | {name: Style(PALETTE[1 + i % (len(PALETTE) - 1)], "--", "s") for i, name in enumerate(order[1])}
+    return solid | {name: Style(PALETTE[1 + i % (n - 1)], "--", "s") for i, name in enumerate(order[1])}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -134,7 +135,7 @@ def evaluation_curves(found: Results, methods: Sequence[MethodResults]) -> Figur
     panels = [("Return", "return"), ("Cost of an episode", "cost")]
     if constrained.has_successes(found):
         panels.append(("Success rate", "success_rate"))
-    look, drawn = styles(found), []
+    look, drawn, with_baseline = styles(found), [], False
     figure = new_figure(9.2, 3.6)
     for axes, (title, what) in zip(subplots(figure, 1, len(panels)), panels, strict=True):
         set_title(axes, title, width=30)
@@ -143,13 +144,43 @@ def evaluation_curves(found: Results, methods: Sequence[MethodResults]) -> Figur
                 band = method.evaluation_curve(agent, what)
                 if band is not None:
                     drawn.append(method)
+                    with_baseline |= agent == "baseline"
                     _draw_evaluations(axes, band, look[method.name].colour, dash)
         axes.set_xlabel("time steps")
         axes.xaxis.set_major_formatter(_thousands)
         if what == "cost" and found.protocol.cost_limit is not None:
             _draw_limit(axes, found.protocol.cost_limit, "y")
-    legend_below(figure, _handles(found, [method for method in methods if method in drawn]))
+    handles = _handles(found, [method for method in methods if method in drawn])
+    if with_baseline:
+        handles.append(Line2D([], [], color="#8a929c", linestyle=":", linewidth=2, label="its baseline"))
+    legend_below(figure, handles)
     return figure if drawn else None
+
+
+def corrections(found: Results, methods: Sequence[MethodResults]) -> Figure | None:
+    """How safe agents keep to their limit while learning: multiplier, Q_I over Gamma, distance from the baseline."""
+    panels = [
+        ("Multiplier", "safety/multiplier", None),
+        (r"$Q_I$ of the agent / $\Gamma$", "safety/value", "safety/required_value"),
+        ("Squared distance from the baseline", "safety/imitation_loss", None),
+    ]
+    correcting = [method for method in methods if method.logged_curve("safety/imitation_loss") is not None]
+    if not correcting:
+        return None
+    look = styles(found)
+    figure = new_figure(9.2, 3.6)
+    for axes, (title, name, over) in zip(subplots(figure, 1, len(panels)), panels, strict=True):
+        set_title(axes, title, width=40)
+        for method in correcting:
+            band = method.logged_curve(name, over)
+            assert band is not None
+            _draw_evaluations(axes, band, look[method.name].colour, look[method.name].dash)
+        axes.set_xlabel("time steps")
+        axes.xaxis.set_major_formatter(_thousands)
+        if over is not None:
+            _draw_limit(axes, 1.0, "y")
+    legend_below(figure, _handles(found, correcting))
+    return figure
 
 
 def _draw_evaluations(axes: Axes, band: metrics.Band, colour: str, dash: str) -> None:
@@ -224,7 +255,7 @@ def _draw_limit(axes: Axes, limit: float, axis: str) -> None:
 def _log_if_wide(axes: Axes, axis: str = "y") -> bool:
     """A logarithmic axis where positive data span a large factor, labelled with plain numbers; whether it is one."""
     low, high = getattr(axes.dataLim, f"{axis}0"), getattr(axes.dataLim, f"{axis}1")
-    if low <= 0 or high / low <= MAX_LINEAR_SPAN:
+    if not 0 < low < math.inf or high / low <= MAX_LINEAR_SPAN:  # infinite: nothing was drawn
         return False
     getattr(axes, f"set_{axis}scale")("log")
     getattr(axes, f"{axis}axis").set_major_formatter(lambda value, _: f"{value:g}")

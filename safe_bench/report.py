@@ -285,6 +285,8 @@ def _training_drawings(found: Results, methods: Sequence[MethodResults], suffix:
              f"Deterministic evaluations of the agents while they learn; dotted: their baselines. {bands}"),
             (f"training{suffix}", plots.learning_curves(found, methods), "return and cost of the training itself",
              f"What the training itself earned, and cost until then (the regret). {bands}"),
+            (f"corrections{suffix}", plots.corrections(found, methods), "what decides how far agents are corrected",
+             f"Means since the last checkpoint; the multiplier rises while Q_I is below Gamma (dotted). {bands}"),
         ]  # fmt: skip
     learning = (f"learning{suffix}", plots.learning_curves(found, methods), "learning curves", bands)
     if found.protocol.cost_limit is not None:

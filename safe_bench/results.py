@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,12 +136,17 @@ class MethodResults:
 
     def evaluation_curve(self, agent: str, what: str) -> Band | None:
         """What was evaluated while learning, over seeds; None if it was not."""
-        curves = [[row for row in run.evaluations if row["agent"] == agent] for run in self.runs]
-        n = min(map(len, curves))
-        if n == 0:
-            return None
-        values = np.array([[row[what] for row in rows[:n]] for rows in curves])
-        return metrics.aggregate_curves([row["timesteps"] for row in curves[0][:n]], values)
+        return _over_seeds([
+            [(row["timesteps"], row[what]) for row in run.evaluations if row["agent"] == agent] for run in self.runs
+        ])  # fmt: skip
+
+    def logged_curve(self, name: str, over: str | None = None) -> Band | None:
+        """What the algorithm logged, divided by what it logged ``over`` there, over seeds; None if it did not."""
+        logged = [{(row["timesteps"], row["name"]): row["value"] for row in run.diagnostics} for run in self.runs]
+        return _over_seeds([
+            [(at, value / (rows[at, over] if over else 1.0)) for (at, key), value in rows.items() if key == name]
+            for rows in logged
+        ])  # fmt: skip
 
     def estimate_before(self, what: str) -> Estimate:
         """What was evaluated before the first step of learning, over the seeds in which it was."""
@@ -182,6 +187,15 @@ class MethodResults:
     def with_figures(self, key: str) -> Run | None:
         """The first seed that has data of that picture."""
         return next((run for run in self.runs if run.figures and run.figures.get(key)), None)
+
+
+def _over_seeds(curves: Sequence[Sequence[tuple[int, float]]]) -> Band | None:
+    """Curves of (time step, value) per seed, as far as all go; None if one has no point."""
+    n = min(map(len, curves))
+    if n == 0:
+        return None
+    steps, values = np.array([curve[:n] for curve in curves]).transpose(2, 0, 1)
+    return metrics.aggregate_curves(steps[0], values)
 
 
 def _places(episodes: Episodes, axis: str, start: int) -> FloatArray:

@@ -8,9 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 import safe_envs
@@ -19,6 +17,7 @@ from safe_bench.agents import find_controller, fit_safety_layer, keep_origin, ma
 from safe_bench.environments import evaluation_env, import_origin, statistics_of, training_env
 from safe_bench.figures import record_figures
 from safe_bench.protocols import Budget, Method, Protocol, Stage, get_protocol, run_config
+from safe_bench.recorder import EpisodeRecorder
 from safe_bench.recordings import Report, recordings, silent
 from safe_bench.runs import (
     DIAGNOSTICS,
@@ -33,15 +32,12 @@ from safe_bench.runs import (
     write_json,
 )
 from safe_bench.transfer import at_seed, counts, every, learn_transfer
-from safe_wrappers.info import EPISODE_COST, SUCCESS
-from safe_wrappers.monitor import EpisodeCost
 from sb3_ext.common.checkpoint import has_checkpoint, holds_environments
-from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely, interventions_of
+from sb3_ext.common.evaluation import SafetyEvaluation, evaluate_safely
 
 CHECKPOINT_EVERY = 2000
 STAGE_SEEDS = 10_000
 AGENT, BASELINE = "agent", "baseline"
-LEARNING = ("train/", "safety/", "baseline/")
 EVALUATION_SEED = 100_000
 """Evaluation seeds lie far from all training seeds."""
 
@@ -101,12 +97,12 @@ class _Execution:
     def run(self) -> None:
         """Pre-train, go through the stages, evaluate, and write the summary last: it marks the run as finished."""
         started = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
-        model: Any = self.controller if self.method.algorithm is None else self._train(started)
-        self.report("evaluate", 0, 1)
         stage = self.budget.stages[-1]
+        model: Any = self._train(started) if self.method.algorithm is not None else self._fixed(stage)
+        self.report("evaluate", 0, 1)
         write_json(self.folder.path / "evaluation.json", self._evaluate(model, stage))
         record_figures(self.folder.path, model, stage, EVALUATION_SEED + self.job.seed, self.layer)
-        steps = getattr(model, "num_timesteps", 0)
+        steps = _steps_of(model)
         if steps:
             model.save(self.folder.path / "model.zip")
             if (statistics := statistics_of(model)) is not None:  # without which the model sees nothing that it knows
@@ -125,6 +121,12 @@ class _Execution:
         for index in range(len(self._finished_stages(model)), len(self.budget.stages)):
             self._learn(model, index, started)
         return model
+
+    def _fixed(self, stage: Stage) -> Any:
+        """The controller, which does not learn; curves show its first evaluation as a level line."""
+        self.evaluations = []
+        self._evaluate_in_between(self.controller, stage)
+        return self.controller
 
     # ------------------------------------------------------------------ start, resume
 
@@ -192,7 +194,7 @@ class _Execution:
                 model.learn(steps, **arguments)
             EPISODES.write(self.folder.path, self.rows)
             if self._is_evaluation_due(model):
-                self.diagnostics += _logged(model)
+                self.diagnostics += recorder.diagnostics()
                 DIAGNOSTICS.write(self.folder.path, self.diagnostics)
             model.save_checkpoint(self.folder.checkpoint)
         self._evaluate_in_between(model, stage)
@@ -218,12 +220,12 @@ class _Execution:
         """At the start, and whenever a multiple of ``eval_every`` was reached."""
         every = self.budget.eval_every
         last = self.evaluations[-1]["timesteps"] if self.evaluations else -1
-        return every is not None and model.num_timesteps // every > last // every
+        return every is not None and _steps_of(model) // every > last // every
 
     def _evaluate_in_between(self, model: Any, stage: Stage) -> None:
         if not self._is_evaluation_due(model):
             return
-        now, begun = model.num_timesteps, bool(self.evaluations)
+        now, begun = _steps_of(model), bool(self.evaluations)
         for name, agent in _agents(model).items():
             if name == BASELINE and self.controller is not None and begun:
                 continue  # it does not change
@@ -249,19 +251,15 @@ class _Execution:
             return evaluate_safely(agent, env, n_episodes, deterministic=deterministic, seed=seed)
 
 
+def _steps_of(model: Any) -> int:
+    """What a model has learned from; a controller learns from nothing."""
+    return int(getattr(model, "num_timesteps", 0))
+
+
 def _agents(model: Any) -> dict[str, Any]:
     """What can be evaluated of a model: itself, and the baseline that it corrects."""
     baseline = getattr(model, "baseline", None)
     return {AGENT: model} if baseline is None else {AGENT: model, BASELINE: baseline}
-
-
-def _logged(model: Any) -> list[dict[str, Any]]:
-    """What a model's last updates recorded, as rows of ``DIAGNOSTICS``; nothing before the first of them."""
-    learning = {name: value for name, value in model.logger.name_to_value.items() if name.startswith(LEARNING)}
-    return [
-        {"timesteps": model.num_timesteps, "name": name, "value": float(f"{float(value):.6g}")}
-        for name, value in learning.items()
-    ]
 
 
 def enter_stage(model: Any, stage: Stage, env: VecEnv, steps: int, arguments: dict[str, Any]) -> None:
@@ -273,51 +271,6 @@ def enter_stage(model: Any, stage: Stage, env: VecEnv, steps: int, arguments: di
         model.set_env(env)
         model.replay_buffer.reset()
     model.learn(steps, **arguments)
-
-
-class EpisodeRecorder(BaseCallback):
-    """Keeps a row per finished episode and stops the stage when it has enough of them."""
-
-    def __init__(self, rows: list[dict[str, Any]], stage: Stage, started: float, report: Report, start: int) -> None:
-        super().__init__()
-        self.rows, self.stage, self.started, self.report, self.start = rows, stage, started, report, start
-        self.episodes = sum(row["stage"] == stage.name for row in rows)
-
-    def _init_callback(self) -> None:
-        if not hasattr(self.model, "recent_interventions"):  # of the running episodes; they are saved with the model
-            self.model.recent_interventions = [[] for _ in range(self.model.n_envs)]  # type: ignore[attr-defined]
-        self.interventions: list[list[int]] = self.model.recent_interventions  # type: ignore[attr-defined]
-
-    def finished(self, timesteps: int) -> bool:
-        """Whether the stage is over."""
-        if self.stage.steps is not None:
-            return timesteps - self.start >= self.stage.steps
-        return self.episodes >= (self.stage.episodes or 0)
-
-    def _on_step(self) -> bool:
-        infos, dones = self.locals["infos"], self.locals["dones"]
-        for steps, intervened in zip(self.interventions, interventions_of(self.model, infos).tolist(), strict=True):
-            steps.append(intervened)
-        for i in np.flatnonzero(dones):
-            if self.stage.episodes is None or self.episodes < self.stage.episodes:  # several may end at once
-                self._add_row(infos[i], self.interventions[i])
-            self.interventions[i].clear()
-        if self.stage.steps is not None:
-            self.report(self.stage.name, self.num_timesteps - self.start, self.stage.steps)
-            return True
-        self.report(self.stage.name, self.episodes, self.stage.episodes or 0)
-        return not self.finished(self.num_timesteps)
-
-    def _add_row(self, info: dict[str, Any], intervened: list[int]) -> None:
-        self.episodes += 1
-        costs: EpisodeCost = info[EPISODE_COST]
-        self.rows.append({
-            "stage": self.stage.name, "episode": self.episodes, "timesteps": self.num_timesteps,
-            "length": info["episode"]["l"], "return": round(float(info["episode"]["r"]), 4), "cost": costs["cost"],
-            "violation": int(costs["violations"] > 0), "success": int(bool(info.get(SUCCESS, False))),
-            "interventions": sum(intervened[-costs["length"] :]),  # not of an episode that was abandoned before it
-            "seconds": round(time.monotonic() - self.started, 1),
-        })  # fmt: skip
 
 
 def _as_json(result: SafetyEvaluation) -> dict[str, Any]:

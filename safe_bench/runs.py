@@ -84,7 +84,8 @@ ORIGIN = "origin.json"
 CRITIC = "critic"
 """There: how well the safety critic knew the test environment before the first stage."""
 DIAGNOSTICS = RowFile("diagnostics.csv", {"timesteps": int, "name": str, "value": float})
-"""What the algorithm last logged about its learning (losses, multiplier, values), at each of these evaluations."""
+"""What the algorithm logged about its learning (losses, multiplier, values), at each of these evaluations after the
+first: means since the last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ class Run:
         config: its exact configuration.
         episodes: training episodes, one array per column of ``EPISODES``.
         evaluations: rows of ``EVALUATIONS``.
+        diagnostics: rows of ``DIAGNOSTICS``.
         evaluation: ``{"deterministic": {...}, "stochastic": {...}}``.
         summary: wall time, versions, commit.
         figures: data of pictures, if kept.
@@ -181,6 +183,7 @@ class Run:
     config: dict[str, Any]
     episodes: dict[str, NDArray[Any]]
     evaluations: list[dict[str, Any]]
+    diagnostics: list[dict[str, Any]]
     evaluation: dict[str, Any]
     summary: dict[str, Any]
     figures: dict[str, Any] | None
@@ -218,6 +221,7 @@ class Run:
             read_json(folder.path / "config.json"),
             {key: np.array([row[key] for row in rows]) for key in EPISODES.columns},
             EVALUATIONS.read(folder.path),
+            DIAGNOSTICS.read(folder.path),
             read_json(folder.path / "evaluation.json"),
             read_json(folder.path / "summary.json"),
             read_json(figures) if figures.is_file() else None,

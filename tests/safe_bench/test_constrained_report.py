@@ -66,13 +66,13 @@ def test_interactions_until_a_success_rate_within_the_limit(tmp_path):
     evaluate(add_run(tmp_path, PUSH, "dual-agent-her", 0, 9, 0), [0.0, 0.9, 0.6, 0.9], [0.0, 9.0, 2.5, 0.0])
     evaluate(add_run(tmp_path, PUSH, "dual-agent-her", 1, 9, 0), [0.0, 0.3, 0.3, 0.3], [0.0, 0.0, 0.0, 0.0])
     evaluate(add_run(tmp_path, PUSH, "cpo", 0, 0, 9), [0.0, 0.0], [0.0, 9.0])
-    add_run(tmp_path, PUSH, "safety-layer", 0, 9, 0)  # never evaluated while learning: it does not learn
+    add_run(tmp_path, PUSH, "safety-layer", 0, 9, 0)  # as older runs, without an evaluation at the start
     text = (write_report(tmp_path, PUSH) / "report.md").read_text()
     assert "| Method | 20% successes | 50% successes | 80% successes |" in text
     assert "| Dual agent, learned baseline | 100, 200 | 200 (1 of 2 seeds) | 300 (1 of 2 seeds) |" in text
     assert "| CPO | never | never | never |" in text
     assert "evaluations have 5 episodes each" in text
     needed = text.split("## Interactions needed")[1].split("##")[0]
-    assert "Scripted + safety layer" in text and "Scripted" not in needed
+    assert "Safety layer, scripted baseline" in text and "Safety layer" not in needed
     published = next(line for line in text.splitlines() if line.endswith("| figure 7 |") and "learned" in line)
     assert "| not given | not given | about 80 % | not given | figure 7 |" in published

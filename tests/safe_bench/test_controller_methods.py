@@ -14,7 +14,8 @@ pytest.importorskip("pybullet")
 from safe_bench import agents, figures, report
 from safe_bench.protocols import PROTOCOLS, Budget, Stage
 from safe_bench.protocols.base import Imitation, LayerFit
-from safe_bench.runner import EpisodeRecorder, Job
+from safe_bench.recorder import EpisodeRecorder
+from safe_bench.runner import Job
 from safe_bench.runs import DIAGNOSTICS, Run, RunError, read_json, write_json
 from sb3_ext.common.off_policy import SafeOffPolicy
 
@@ -79,10 +80,24 @@ def test_an_interrupted_run_in_a_simulator_without_copies_gives_the_same_results
     assert (parts.evaluations, parts.evaluation) == (whole.evaluations, whole.evaluation)
     first, second = (DIAGNOSTICS.read(each.path) for each in (parts, whole))
     assert first == second and {"safety/multiplier", "train/critic_loss"} <= {row["name"] for row in first}
+    assert {row["timesteps"] for row in first} == {100}
     assert parts.episodes["return"].tolist() == whole.episodes["return"].tolist()
     # A checkpoint abandons an episode here, after 75 steps of the one of 50: its costs are nobody else's.
     assert (whole.episodes["cost"] <= whole.episodes["length"]).all()
     assert parts.episodes["cost"].tolist() == whole.episodes["cost"].tolist()
+
+
+def test_diagnostics_are_means_of_what_was_logged_since_the_last_checkpoint(tmp_path, monkeypatch):
+    original = EpisodeRecorder._on_step
+
+    def with_known_logs(self):
+        self.logger.record("safety/steps", self.num_timesteps)
+        self.logger.record("time/steps", self.num_timesteps)
+        return original(self)
+
+    monkeypatch.setattr(EpisodeRecorder, "_on_step", with_known_logs)
+    rows = [row for row in run(tmp_path, "dual-agent").diagnostics if row["name"].endswith("/steps")]
+    assert rows == [{"timesteps": 100, "name": "safety/steps", "value": 90.0}]  # 80 and 100; a checkpoint is at 75
 
 
 def test_costs_of_abandoned_episodes_are_not_recorded_with_others(tmp_path, monkeypatch):
@@ -116,6 +131,7 @@ def test_a_controller_behind_a_safety_layer_is_evaluated_without_learning(tmp_pa
     found = run(tmp_path, "safety-layer")
     assert found.summary["timesteps"] == len(found.episodes["episode"]) == 0
     assert sum(found.evaluation["deterministic"]["interventions"]) > 0
+    assert table(found, "agent") == [0]  # a level line among the curves
     (tmp_path / PUSH / "safety-layer" / "seed-0" / "summary.json").unlink()
     monkeypatch.setattr(agents.sb3_ext.LinearCostModel, "fit_in", None)  # the layer is there already
     assert run(tmp_path, "safety-layer").evaluation == found.evaluation
@@ -167,9 +183,10 @@ def test_a_learned_baseline_is_demonstrated_to_and_then_corrected(tmp_path):
     assert learned.summary["timesteps"] == 150
     assert learned.evaluation["deterministic"]["cost"] == 0.0
     corrected = run(tmp_path, "dual-agent-her")
+    run(tmp_path, "bc-cpo-her")
     assert table(corrected, "baseline") == [0]
     origin = corrected.summary["controller"]
-    assert (origin["run"], origin["seed"], origin["preset"]) == (f"{HER}/her", 0, "tiny")
+    assert (origin["run"], origin["seed"], origin["preset"], origin["timesteps"]) == (f"{HER}/her", 0, "tiny", 150)
 
 
 def test_the_report_is_about_the_deployed_agents(tmp_path):
@@ -178,5 +195,6 @@ def test_the_report_is_about_the_deployed_agents(tmp_path):
     text = (report.write_report(tmp_path, PUSH) / "report.md").read_text()
     assert "Cost of the deployed agents within the limit of 2.5" in text
     assert "Dual agent, scripted baseline: its baseline" in text
-    assert "learning.png" in text and "baseline-dual-agent.gif" in text and "baseline-safety-layer" not in text
+    assert {"learning.png", "corrections.png"} <= {file.name for file in (tmp_path / PUSH / "report").iterdir()}
+    assert "baseline-dual-agent.gif" in text and "baseline-safety-layer" not in text
     assert report.summary_table(tmp_path, PUSH).row_count == 2

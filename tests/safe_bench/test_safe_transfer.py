@@ -68,7 +68,8 @@ def test_a_transfer_begins_where_the_walls_ended(tmp_path):
     poles = run(tmp_path, POLES, "transfer")
     assert [row["timesteps"] for row in poles.evaluations] == [0, 200, 400]
     assert poles.summary["start"] == {
-        "run": f"{WALLS}/constrained", "seed": 0, "preset": "tiny", "commit": walls.summary["commit"]
+        "run": f"{WALLS}/constrained", "seed": 0, "preset": "tiny", "timesteps": 400,
+        "commit": walls.summary["commit"],
     }  # fmt: skip
     from safe_bench.environments import evaluation_env
     from safe_bench.runner import EVALUATION_SEED
