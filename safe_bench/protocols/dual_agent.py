@@ -71,7 +71,10 @@ def _budget(env_id: str, steps: int, every: int, rounds: int, evaluate: int, see
 def _ant_run() -> Protocol:
     # A fall costs nothing here, and algorithm 1 has no mask: it is no more unsafe than what the cost says.
     dual = _method("Dual agent", "DualAgent", kwargs={**_DUAL, "safe_ends": True})
-    sac = {"cost_limit": ANT_LIMIT, "learning_starts": 5000, "buffer_size": 500_000, "optimize": "fused"}
+    sac = {
+        "cost_limit": ANT_LIMIT, "learning_starts": 5000, "buffer_size": 500_000, "optimize": "fused",
+        "multiplier_kwargs": {"min_value": 1e-3},  # it costs nothing until it runs: without, too low to come back from
+    }  # fmt: skip
     methods = {
         "dual-agent": dual,
         "ppo-lag": _on_policy("PPOLag", "PPOLag", ANT_LIMIT),
