@@ -131,6 +131,8 @@ def _panda_push() -> Protocol:
     methods["cpo"] = _on_policy("CPO", "CPO", PUSH_LIMIT)
     methods |= _gamma_study(methods["dual-agent"], horizon=50)
     env_id = "safe/PandaPush-v0"
+    # A cube that lies against the obstacle is no collision: nothing that an agent does then could meet the limit.
+    collisions = {"resting_contact": False}
     return Protocol(
         name="dual-agent/panda-push",
         title="Dual agent: push past an obstacle",
@@ -141,9 +143,9 @@ def _panda_push() -> Protocol:
         measure=None,
         methods=methods,
         presets={
-            "quick": _budget(env_id, 5_000, 2_500, 3, 5, 1),
-            "short": _budget(env_id, 100_000, 12_500, 20, 50, 3),
-            "paper": _budget(env_id, 250_000, 12_500, 20, 100, 3),
+            "quick": _budget(env_id, 5_000, 2_500, 3, 5, 1, **collisions),
+            "short": _budget(env_id, 100_000, 12_500, 20, 50, 3, **collisions),
+            "paper": _budget(env_id, 250_000, 12_500, 20, 100, 3, **collisions),
         },
         default_methods=tuple(
             key for key, method in methods.items() if method.group == "comparison" and method.controller != HER

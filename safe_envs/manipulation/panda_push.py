@@ -46,6 +46,8 @@ class PandaPushEnv(BulletEnv):
         observe: what the sixth triple is: ``"obstacle"`` (as the authors' environment), or ``"angular_velocity"``
             (panda-gym's own 18 numbers and the target; the paper's text fits both).
         layout: ``"reachable"``, ``"authors"``, ``"panda-gym"`` (see ``push_layout.LAYOUTS``) or one of your own.
+        resting_contact: whether it costs, too, that the cube has come to rest against the obstacle, whatever the agent
+            does then; False: their contact costs while the obstacle moves, that of the arm always.
 
     Raises:
         ValueError: if an argument does not fit the description above, or the layout leaves no room for the obstacle.
@@ -61,8 +63,9 @@ class PandaPushEnv(BulletEnv):
         lateral_offset: float = 0.0,
         observe: Observed = "obstacle",
         layout: PushLayout | str = "reachable",
+        resting_contact: bool = True,
     ) -> None:
-        EzPickle.__init__(self, render_mode, obstacle, lateral_offset, observe, layout)
+        EzPickle.__init__(self, render_mode, obstacle, lateral_offset, observe, layout, resting_contact)
         if observe not in get_args(Observed):
             raise ValueError(f"observe must be one of {get_args(Observed)}, got {observe!r}")
         self._layout = _named_layout(layout)
@@ -72,6 +75,7 @@ class PandaPushEnv(BulletEnv):
         if obstacle and not self._layout.has_room_for_obstacle:
             raise ValueError(f"the layout must keep cube and target apart, e.g. min_distance=0.12, got {self._layout}")
         self._has_obstacle, self._lateral_offset, self._observe = obstacle, lateral_offset, observe
+        self._resting_contact = resting_contact
         self.observation_space = self._make_observation_space()
         self.action_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
         super().__init__(render_mode)
@@ -91,7 +95,7 @@ class PandaPushEnv(BulletEnv):
         return self._start
 
     def _build(self, sim: BulletSim) -> None:
-        self._scene = PushScene(sim, self._layout, self._has_obstacle)
+        self._scene = PushScene(sim, self._layout, self._has_obstacle, self._resting_contact)
 
     def _start_episode(self, sim: BulletSim) -> None:
         self._start = self._layout.sample(self.np_random, self._lateral_offset)

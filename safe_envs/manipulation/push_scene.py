@@ -14,6 +14,8 @@ from safe_envs.sim.panda_sim import N_SUBSTEPS, PandaSim, add_arm
 
 CUBE_MASS = OBSTACLE_MASS = 1.0
 FLOOR_HEIGHT = -0.4
+RESTING_SPEED = 1e-3
+"""In m/s: bodies at rest stay below a tenth of it, and what is pushed is ten times as fast."""
 IN_THE_AIR = (2.0, 0.0, 2.0)
 TARGET_HALF_EXTENTS = (EDGE / 2, EDGE / 2, 0.001)
 CUBE_COLOUR, OBSTACLE_COLOUR, TARGET_COLOUR = (0.1, 0.7, 0.25, 1.0), (0.85, 0.15, 0.12, 1.0), (0.95, 0.8, 0.1, 1.0)
@@ -40,10 +42,11 @@ class PushScene:
         sim: an empty world.
         layout: of the table.
         has_obstacle: whether there is an obstacle.
+        resting_contact: whether the cube touches the obstacle, too, while it rests against it.
     """
 
-    def __init__(self, sim: BulletSim, layout: PushLayout, has_obstacle: bool) -> None:
-        self._sim = sim
+    def __init__(self, sim: BulletSim, layout: PushLayout, has_obstacle: bool, resting_contact: bool) -> None:
+        self._sim, self._resting_contact = sim, resting_contact
         panda = PandaSim(sim)
         # In panda-gym's order: Bullet solves contacts in the order of bodies, and the trajectories show it.
         self._arm = add_arm(panda)
@@ -87,7 +90,14 @@ class PushScene:
         """Whether arm or cube touched the obstacle in the last substep."""
         if self._obstacle is None:
             return False
-        return any(self._sim.is_touching(self._obstacle, other) for other in (self._cube, self._robot))
+        if self._sim.is_touching(self._obstacle, self._robot):
+            return True
+        counts = self._resting_contact or self._is_obstacle_moving(self._obstacle)
+        return counts and self._sim.is_touching(self._obstacle, self._cube)
+
+    def _is_obstacle_moving(self, obstacle: int) -> bool:
+        velocity, _ = self._sim.getBaseVelocity(obstacle)
+        return float(np.linalg.norm(velocity)) > RESTING_SPEED
 
     def read(self) -> PushState:
         """The current state.

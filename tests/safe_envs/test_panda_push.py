@@ -91,6 +91,18 @@ def test_cube_that_slides_into_the_obstacle_costs_while_they_touch():
     assert np.linalg.norm((env.state.obstacle - env.start.obstacle)[:2]) > 0.02  # it is pushed along
 
 
+@pytest.mark.parametrize("resting_contact", [True, False])
+def test_a_cube_that_rests_against_the_obstacle_costs_or_does_not(resting_contact):
+    env = make(resting_contact=resting_contact)
+    env.reset(seed=0)
+    env.sim.move(env._scene._cube, env.start.obstacle - np.array([0.0399, 0.0, 0.0]))
+    env.step(STILL)  # they are pressed apart, and stay in contact
+    assert [env.step(STILL)[4][COST] for _ in range(10)] == [float(resting_contact)] * 10
+    assert env.sim.is_touching(env._scene._cube, env._scene._obstacle)
+    push_cube(env, env.state.obstacle)
+    assert env.step(STILL)[4][COST] == 1.0
+
+
 def test_arm_that_touches_the_obstacle_costs_in_any_substep():
     env = make()
     env.reset(seed=1)
