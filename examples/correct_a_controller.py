@@ -22,7 +22,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        env = gym.make("safe/PandaPush-v0")
+        env = gym.make("safe/PandaPush-v0", resting_contact=False)
     except gym.error.DependencyNotInstalled as missing:
         print(f"skipped: {missing}")
         return
