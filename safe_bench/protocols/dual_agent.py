@@ -102,7 +102,7 @@ def _ant_run() -> Protocol:
         cost_limit=ANT_LIMIT,
         deployed=True,
         published=_TABLE_1,
-        milestones=Milestones("return", (500.0, 600.0, 700.0, 800.0)),  # standing still has 390 to 450
+        milestones=Milestones("return", (500.0, 600.0, 700.0, 800.0)),  # standing still has 366 to 456
     )
 
 
