@@ -10,7 +10,7 @@ from safe_bench.document import Cell, Table, estimate_text, number_text
 from safe_bench.metrics import MIN_SEEDS, Estimate, share_within
 from safe_bench.protocols.base import Milestones
 from safe_bench.results import MethodResults, Mode, Results
-from safe_bench.tables import amount
+from safe_bench.tables import amount, has_successes, told_table
 from safe_bench.verdict import MEASURES, caveats, judgements, sentences
 
 What = Literal["return", "cost"]
@@ -107,7 +107,7 @@ def evaluation_table(found: Results, limit: float) -> Table:
                 *(method.evaluation_mean("baseline", what) for what in ("return", "cost")),
                 *_deployed_cells(method, "baseline", limit),
             ])  # fmt: skip
-    return Table(tuple(header), rows)
+    return told_table(found, header, rows)
 
 
 def _deployed_cells(method: MethodResults, mode: Mode, limit: float) -> list[Cell]:
@@ -215,13 +215,3 @@ def _sentence(found: Results, method: MethodResults) -> str:
     success = method.evaluation_rate("deterministic", "successes")
     succeeds = f", {success.share:.0%} successes" if found.protocol.deployed and has_successes(found) else ""
     return f"{method.label}: return {gain}, cost {cost}{succeeds} after {steps} steps."
-
-
-def has_successes(found: Results) -> bool:
-    """Whether the environment knows success: some agent or baseline had one, while learning or evaluated."""
-    return any(
-        run.episodes["success"].any()
-        or any(row["success_rate"] for row in run.evaluations)
-        or any(any(part["successes"]) for part in run.evaluation.values())
-        for run in found.runs
-    )

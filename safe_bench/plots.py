@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from safe_bench import constrained, metrics, results
 from safe_bench.results import EpisodeCurve, MethodResults, Results
+from safe_bench.tables import has_successes
 
 # Okabe and Ito's colour-blind-safe palette, without its yellow, which is too light for lines on white.
 PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")
@@ -117,7 +118,7 @@ def _panels(found: Results, window: int) -> list[Panel]:
         title = f"Cost, {mean} (dotted: the limit {limit:g})"
         return [episode_return, Panel(title, lambda e: metrics.trailing_mean(e["cost"], window), limit=limit)]
     violations = Panel("Violations so far", lambda episodes: np.cumsum(episodes["violation"]))
-    if not constrained.has_successes(found):
+    if not has_successes(found):
         return [violations, episode_return]
     return [
         Panel("Successes so far", lambda episodes: np.cumsum(episodes["success"])),
@@ -133,7 +134,7 @@ def evaluation_curves(found: Results, methods: Sequence[MethodResults]) -> Figur
     What does not learn was evaluated once, and is a level line.
     """
     panels = [("Return", "return"), ("Cost of an episode", "cost")]
-    if constrained.has_successes(found):
+    if has_successes(found):
         panels.append(("Success rate", "success_rate"))
     look, drawn, with_baseline = styles(found), [], False
     figure = new_figure(9.2, 3.6)
@@ -284,7 +285,7 @@ def final_numbers(found: Results, methods: Sequence[MethodResults]) -> Figure:
 def _final_panels(found: Results) -> list[tuple[str, Callable[[MethodResults], metrics.Estimate]]]:
     if found.protocol.cost_limit is None:
         counts = [("Successes", results.successes), ("Violations", results.violations), ("Ratio", results.ratio)]
-        if not constrained.has_successes(found):
+        if not has_successes(found):
             counts = [("Violations", results.violations), ("Final return", results.final_return)]
         return [(title, methodcaller("estimate", measure)) for title, measure in counts]
     kind = "Deployed agent's" if found.protocol.deployed else "Final"

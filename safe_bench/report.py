@@ -15,6 +15,7 @@ from rich.text import Text
 from safe_bench import constrained, plots, plots_risk, results, tables
 from safe_bench.document import (
     Block,
+    Cell,
     Claim,
     Gallery,
     Heading,
@@ -25,8 +26,7 @@ from safe_bench.document import (
     to_html,
     to_markdown,
 )
-from safe_bench.metrics import Estimate
-from safe_bench.results import MethodResults, Rate, Results
+from safe_bench.results import MethodResults, Results
 from safe_bench.runs import RunError
 from safe_bench.verdict import (
     FINAL_RETURN,
@@ -97,17 +97,20 @@ def summary_table(out: str | Path, protocol_name: str) -> rich.table.Table:
     )  # fmt: skip
     table.add_column("Method", no_wrap=True)
     limit = found.protocol.cost_limit
-    for name in SUMMARY if limit is None else constrained.summary_header(found):
+    numbers = tables.told_table(
+        found, SUMMARY if limit is None else constrained.summary_header(found),
+        [_summary_row(m) if limit is None else constrained.summary_row(found, m, limit) for m in found.methods],
+    )  # fmt: skip
+    for name in numbers.header:
         table.add_column(name, justify="right", no_wrap=name in SUMMARY[:2])
-    for method in found.methods:
+    for method, row in zip(found.methods, numbers.rows, strict=True):
         n_seeds = f"{len(method.runs)} seed{'s' if len(method.runs) > 1 else ''}"
         label = Text.assemble(textwrap.fill(method.label, LABEL_WIDTH), "\n", (n_seeds, "dim"))
-        row = _summary_row(method) if limit is None else constrained.summary_row(found, method, limit)
         table.add_row(label, *map(_terminal_cell, row))
     return table
 
 
-def _summary_row(method: MethodResults) -> Sequence[Estimate | Rate | str]:
+def _summary_row(method: MethodResults) -> list[Cell]:
     """What ``SUMMARY`` names; intervals of all of them would not fit into 80 columns."""
     return [
         point_text(method.estimate(results.successes)),
@@ -119,7 +122,7 @@ def _summary_row(method: MethodResults) -> Sequence[Estimate | Rate | str]:
     ]
 
 
-def _terminal_cell(cell: Estimate | Rate | str) -> Text:
+def _terminal_cell(cell: Cell) -> Text:
     if isinstance(cell, str):
         return Text(cell)
     return Text.assemble(point_text(cell), "\n", (interval_text(cell), "dim"))
@@ -136,10 +139,10 @@ def _summary_caption(found: Results) -> str:
             f"Limit of the cost: {limit:g}."
         )
     counts = sorted({method.evaluation_rate("deterministic", "successes").n for method in found.methods})
+    ratio = "ratio = (successes + 1) / (violations + 1); " if tables.has_successes(found) else ""
     return (
-        f"Training ({stage}): interquartile mean over seeds; ratio = (successes + 1) / (violations + 1); return of "
-        f"{final} Evaluation: rates in {' or '.join(map(str, counts))} deterministic episodes with 95 % Wilson "
-        "intervals."
+        f"Training ({stage}): interquartile mean over seeds; {ratio}return of {final} Evaluation: "
+        f"rates in {' or '.join(map(str, counts))} deterministic episodes with 95 % Wilson intervals."
     )
 
 

@@ -13,14 +13,32 @@ from safe_bench.results import Episodes, MethodResults, Results
 from safe_bench.runs import CRITIC
 from safe_bench.verdict import Judgement, Measure
 
+_OF_SUCCESSES = ("Success", "Eval success", "(S+1)", "Ratio")
 SAFETY_COLUMNS = {"safety_steps": "Steps of safety data", "safety_violations": "Violations in them"}
+
+
+def told_table(found: Results, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
+    """The table, without its columns of successes where the environment knows none."""
+    told = has_successes(found)
+    keep = [i for i, name in enumerate(header) if told or not name.startswith(_OF_SUCCESSES)]
+    return Table([header[i] for i in keep], [[row[i] for i in keep] for row in rows])
+
+
+def has_successes(found: Results) -> bool:
+    """Whether the environment knows success: some agent or baseline had one, while learning or evaluated."""
+    return any(
+        run.episodes["success"].any()
+        or any(row["success_rate"] for row in run.evaluations)
+        or any(any(part["successes"]) for part in run.evaluation.values())
+        for run in found.runs
+    )
 
 
 def training_table(found: Results) -> Table:
     """What happened while learning, in the last stage."""
     header = ("Method", "Seeds", "Episodes", "Steps", "Successes", "Violations", "(S+1) / (V+1)", "Violation rate",
               "Final return", "Intervened, % of steps", "Seeds without violation")  # fmt: skip
-    return Table(header, [_training_row(method) for method in found.methods])
+    return told_table(found, header, [_training_row(method) for method in found.methods])
 
 
 def _training_row(method: MethodResults) -> list[Cell]:
@@ -47,7 +65,7 @@ def evaluation_table(found: Results) -> Table:
     """Rates in evaluation episodes after learning, and wall time."""
     header = ("Method", "Evaluation episodes", "Success, deterministic", "Violation, deterministic",
               "Success, stochastic", "Violation, stochastic", "Wall time per run")  # fmt: skip
-    return Table(header, [_evaluation_row(method) for method in found.methods])
+    return told_table(found, header, [_evaluation_row(method) for method in found.methods])
 
 
 def _evaluation_row(method: MethodResults) -> list[Cell]:

@@ -342,7 +342,7 @@ def test_reports_can_be_written_again(tmp_path):
 
 
 @pytest.mark.parametrize("successes", [0, 3])
-def test_pictures_show_successes_only_where_there_are_some(tmp_path, successes):
+def test_pictures_and_tables_show_successes_only_where_there_are_some(tmp_path, successes):
     for seed in range(2):
         folder = add_run(tmp_path, "mesa/halfcheetah-disabled", "mesa", seed, successes, 12)
         rates = {"violations": [1] * 4, "successes": [0] * 4, "episodes": 4, "return": 7.0, "cost": 1.0}
@@ -356,3 +356,9 @@ def test_pictures_show_successes_only_where_there_are_some(tmp_path, successes):
         else ["Violations", "Return", "Violations", "Final"]
     )
     assert points.axes[titles[len(curves.axes) :].index("Violations")].get_xlim()[1] > 12.4  # the points are inside
+    terminal = summary_table(tmp_path, "mesa/halfcheetah-disabled")
+    text = (write_report(tmp_path, "mesa/halfcheetah-disabled") / "report.md").read_text()
+    told = [column.header for column in terminal.columns if "ucc" in str(column.header) or column.header == "Ratio"]
+    assert told == (["Successes", "Ratio", "Eval success"] if successes else [])
+    assert ("| Successes |" in text) == ("Success, stochastic" in text) == ("(S+1)" in text) == bool(successes)
+    assert ("ratio" in str(terminal.caption)) == bool(successes)
