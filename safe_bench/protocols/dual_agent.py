@@ -179,7 +179,7 @@ def _push_baseline() -> Protocol:
         },
         presets={
             "quick": _budget(env_id, 4_000, 2_000, 3, 5, 1, obstacle=False),
-            "short": _budget(env_id, 200_000, 12_500, 20, 100, 1, obstacle=False),
+            "short": _budget(env_id, 75_000, 12_500, 20, 100, 1, obstacle=False),
             "paper": _budget(env_id, 500_000, 12_500, 20, 100, 1, obstacle=False),
         },
         default_methods=("her-alone", "her"),
