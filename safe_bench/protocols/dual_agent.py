@@ -13,10 +13,10 @@ ANT_LIMIT, PUSH_LIMIT = 25.0, 2.5
 """A share of 0.05 of unsafe steps, in 500 and in 50."""
 HER = "dual-agent/push-baseline/her"
 
-# The paper prints none of these: they are of its authors' later code, but for the batches, which are those of the TD3
-# whose layers (400, 300) the paper has (Fujimoto et al. 2018).
+# The paper prints none of these. Rate and batches are those of the TD3 whose layers (400, 300) it has (Fujimoto et al.
+# 2018), the first random steps those of its authors' later code.
 _TD3 = {
-    "learning_rate": 3e-4, "learning_starts": 5000, "buffer_size": 500_000, "batch_size": 100, "optimize": "fused",
+    "learning_rate": 1e-3, "learning_starts": 5000, "buffer_size": 500_000, "batch_size": 100, "optimize": "fused",
 }  # fmt: skip
 _DUAL = {**_TD3, "eps_risk": EPS_RISK, "gamma_risk": 0.9}
 _CLONING = Imitation()
