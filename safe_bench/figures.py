@@ -35,7 +35,7 @@ def record_figures(folder: Path, model: Any, stage: Stage, seed: int, layer: Lay
     try:
         for name, agent in (("episode", model), ("baseline", getattr(model, "baseline", None))):
             if agent is not None:
-                save_gif(folder / f"{name}.gif", agent, stage, seed, layer)
+                save_gif(folder / f"{name}.gif", agent, model, stage, seed, layer)
     except Exception as error:  # renderers fail in ways of their own; hours of training do not depend on them
         warnings.warn(f"no animation in {folder}: {error}", stacklevel=2)
 
@@ -140,8 +140,8 @@ def scene_of(stage: Stage) -> Any:
     return scene
 
 
-def save_gif(path: Path, model: Any, stage: Stage, seed: int, layer: Layer | None = None) -> None:
-    """One deterministic episode as a GIF of about ``GIF_FRAMES`` frames at most, its last state included."""
+def save_gif(path: Path, agent: Any, model: Any, stage: Stage, seed: int, layer: Layer | None = None) -> None:
+    """One deterministic episode of a model, or of its baseline, as a GIF of about ``GIF_FRAMES`` frames at most."""
     env = make_env(stage, render_mode="rgb_array", layer=layer, feedback=sees_feedback(model))
     statistics, state, start = statistics_of(model), None, np.ones(1, dtype=bool)
     obs, _ = env.reset(seed=seed)
@@ -150,7 +150,7 @@ def save_gif(path: Path, model: Any, stage: Stage, seed: int, layer: Layer | Non
     every = -(-horizon // GIF_FRAMES)
     while not done:
         seen = obs if statistics is None else statistics.normalize_obs(obs)
-        action, state = model.predict(seen, state=state, episode_start=start, deterministic=True)
+        action, state = agent.predict(seen, state=state, episode_start=start, deterministic=True)
         start = np.zeros(1, dtype=bool)
         obs, _, terminated, truncated, _ = env.step(action)
         done, steps = terminated or truncated, steps + 1

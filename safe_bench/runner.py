@@ -230,7 +230,7 @@ class _Execution:
             if name == BASELINE and self.controller is not None and begun:
                 continue  # it does not change
             self.report(f"evaluate {name}", 0, 1)
-            result = self._evaluation_of(agent, stage, self.budget.eval_rounds or 1)
+            result = self._evaluation_of(agent, model, stage, self.budget.eval_rounds or 1)
             summary = {key: round(value, 4) for key, value in result.summary().items() if key in EVALUATIONS.columns}
             self.evaluations.append({"agent": name, "timesteps": now, "episodes": len(result), **summary})
         EVALUATIONS.write(self.folder.path, self.evaluations)
@@ -238,16 +238,19 @@ class _Execution:
     def _evaluate(self, model: Any, stage: Stage) -> dict[str, Any]:
         rounds = self.budget.eval_episodes
         found = {
-            name: _as_json(self._evaluation_of(model, stage, rounds, deterministic=name == "deterministic"))
+            name: _as_json(self._evaluation_of(model, model, stage, rounds, deterministic=name == "deterministic"))
             for name in ("deterministic", "stochastic")
         }
         if BASELINE in _agents(model):
-            found[BASELINE] = _as_json(self._evaluation_of(_agents(model)[BASELINE], stage, rounds))
+            found[BASELINE] = _as_json(self._evaluation_of(_agents(model)[BASELINE], model, stage, rounds))
         return found
 
-    def _evaluation_of(self, agent: Any, stage: Stage, n_episodes: int, deterministic: bool = True) -> SafetyEvaluation:
+    def _evaluation_of(
+        self, agent: Any, model: Any, stage: Stage, n_episodes: int, deterministic: bool = True
+    ) -> SafetyEvaluation:
+        """What a model or its baseline does; both see what the model learned from."""
         seed = EVALUATION_SEED + self.job.seed
-        with contextlib.closing(evaluation_env(stage, agent, self.layer)) as env:
+        with contextlib.closing(evaluation_env(stage, model, self.layer)) as env:
             return evaluate_safely(agent, env, n_episodes, deterministic=deterministic, seed=seed)
 
 

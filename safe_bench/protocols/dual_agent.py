@@ -8,9 +8,10 @@ from typing import Any
 from safe_bench.protocols.base import Budget, Imitation, LayerFit, Method, Milestones, Protocol, Published, Stage
 
 PAPER = "Zhang, Yan et al., Safety Correction from Baseline: Towards the Risk-aware Policy in Robotics (2022)"
-EPS_RISK = 0.05
-ANT_LIMIT, PUSH_LIMIT = 25.0, 2.5
-"""A share of 0.05 of unsafe steps, in 500 and in 50."""
+ANT_RISK, PUSH_RISK = 0.05, 0.01
+"""Accepted shares of unsafe steps. The paper has 0.05 for both; but a touch costs some three of the 50 steps of a push
+here, because contacts at rest are free, and the learned baseline would nearly be safe enough at 0.05."""
+ANT_LIMIT, PUSH_LIMIT = ANT_RISK * 500, PUSH_RISK * 50
 HER = "dual-agent/push-baseline/her"
 
 # The paper prints none of these. Rate and batches are those of the TD3 whose layers (400, 300) it has (Fujimoto et al.
@@ -18,7 +19,7 @@ HER = "dual-agent/push-baseline/her"
 _TD3 = {
     "learning_rate": 1e-3, "learning_starts": 5000, "buffer_size": 500_000, "batch_size": 100, "optimize": "fused",
 }  # fmt: skip
-_DUAL = {**_TD3, "eps_risk": EPS_RISK, "gamma_risk": 0.9}
+_DUAL = {**_TD3, "gamma_risk": 0.9}
 _CLONING = Imitation()
 GAMMAS = (0.5, 0.7, 0.95, 0.99)
 
@@ -70,7 +71,7 @@ def _budget(env_id: str, steps: int, every: int, rounds: int, evaluate: int, see
 
 def _ant_run() -> Protocol:
     # A fall costs nothing here, and algorithm 1 has no mask: it is no more unsafe than what the cost says.
-    dual = _method("Dual agent", "DualAgent", kwargs={**_DUAL, "safe_ends": True})
+    dual = _method("Dual agent", "DualAgent", kwargs={**_DUAL, "eps_risk": ANT_RISK, "safe_ends": True})
     sac = {
         "cost_limit": ANT_LIMIT, "learning_starts": 5000, "buffer_size": 500_000, "optimize": "fused",
         "multiplier_kwargs": {"min_value": 1e-3},  # it costs nothing until it runs: without, too low to come back from
@@ -107,11 +108,12 @@ def _ant_run() -> Protocol:
 
 
 def _panda_push() -> Protocol:
-    # Its baseline can push already: few steps are spent on random actions.
-    correction = {**_DUAL, "learning_starts": 500}
+    # Its baseline can push already: few steps are spent on random actions. Centimetres decide: observations are
+    # standardised, and batches larger, so that imitation is precise.
+    correction = {**_DUAL, "eps_risk": PUSH_RISK, "learning_starts": 500, "batch_size": 256}
     behind_layer = {**_TD3, "learning_starts": 100, "critic_warmup": 10_000}
     corrected = {
-        "dual-agent": _method("Dual agent", "DualAgent", kwargs=correction),
+        "dual-agent": _method("Dual agent", "DualAgent", kwargs=correction, normalize=True),
         # PPO's first deviation of 1 would bury what was cloned in noise: of half-random pushes 2 % succeed.
         "bc-cpo": _on_policy(
             "BC + CPO", "CPO", PUSH_LIMIT, policy_kwargs={"log_std_init": -1.5}, imitation=_CLONING

@@ -63,7 +63,7 @@ def evaluate(folder, successes, costs):
 
 
 def test_interactions_until_a_success_rate_within_the_limit(tmp_path):
-    evaluate(add_run(tmp_path, PUSH, "dual-agent-her", 0, 9, 0), [0.0, 0.9, 0.6, 0.9], [0.0, 9.0, 2.5, 0.0])
+    evaluate(add_run(tmp_path, PUSH, "dual-agent-her", 0, 9, 0), [0.0, 0.9, 0.6, 0.9], [0.0, 9.0, 0.5, 0.0])
     evaluate(add_run(tmp_path, PUSH, "dual-agent-her", 1, 9, 0), [0.0, 0.3, 0.3, 0.3], [0.0, 0.0, 0.0, 0.0])
     evaluate(add_run(tmp_path, PUSH, "cpo", 0, 0, 9), [0.0, 0.0], [0.0, 9.0])
     add_run(tmp_path, PUSH, "safety-layer", 0, 9, 0)  # as older runs, without an evaluation at the start

@@ -193,7 +193,7 @@ def test_the_report_is_about_the_deployed_agents(tmp_path):
     for method in ("dual-agent", "safety-layer"):
         run(tmp_path, method)
     text = (report.write_report(tmp_path, PUSH) / "report.md").read_text()
-    assert "Cost of the deployed agents within the limit of 2.5" in text
+    assert "Cost of the deployed agents within the limit of 0.5" in text
     assert "Dual agent, scripted baseline: its baseline" in text
     assert {"learning.png", "corrections.png"} <= {file.name for file in (tmp_path / PUSH / "report").iterdir()}
     assert "baseline-dual-agent.gif" in text and "baseline-safety-layer" not in text
