@@ -26,7 +26,6 @@ from sb3_ext.common.vec_envs import episode_limit
 
 EXPLORATION = 0.1
 """Deviation of the noise on scaled actions, of the authors' later code; the paper prints none."""
-"""What decides the values of Q_I."""
 
 
 class DualAgent(SafeTD3):
