@@ -226,11 +226,11 @@ class _Execution:
         if not self._is_evaluation_due(model):
             return
         now, begun = _steps_of(model), bool(self.evaluations)
-        for name, agent in _agents(model).items():
+        for name in _agents(model):
             if name == BASELINE and self.controller is not None and begun:
                 continue  # it does not change
             self.report(f"evaluate {name}", 0, 1)
-            result = self._evaluation_of(agent, model, stage, self.budget.eval_rounds or 1)
+            result = self._evaluation_of(model, name, stage, self.budget.eval_rounds or 1)
             summary = {key: round(value, 4) for key, value in result.summary().items() if key in EVALUATIONS.columns}
             self.evaluations.append({"agent": name, "timesteps": now, "episodes": len(result), **summary})
         EVALUATIONS.write(self.folder.path, self.evaluations)
@@ -238,17 +238,18 @@ class _Execution:
     def _evaluate(self, model: Any, stage: Stage) -> dict[str, Any]:
         rounds = self.budget.eval_episodes
         found = {
-            name: _as_json(self._evaluation_of(model, model, stage, rounds, deterministic=name == "deterministic"))
+            name: _as_json(self._evaluation_of(model, AGENT, stage, rounds, deterministic=name == "deterministic"))
             for name in ("deterministic", "stochastic")
         }
         if BASELINE in _agents(model):
-            found[BASELINE] = _as_json(self._evaluation_of(_agents(model)[BASELINE], model, stage, rounds))
+            found[BASELINE] = _as_json(self._evaluation_of(model, BASELINE, stage, rounds))
         return found
 
     def _evaluation_of(
-        self, agent: Any, model: Any, stage: Stage, n_episodes: int, deterministic: bool = True
+        self, model: Any, name: str, stage: Stage, n_episodes: int, deterministic: bool = True
     ) -> SafetyEvaluation:
         """What a model or its baseline does; both see what the model learned from."""
+        agent = _agents(model)[name]
         seed = EVALUATION_SEED + self.job.seed
         with contextlib.closing(evaluation_env(stage, model, self.layer)) as env:
             return evaluate_safely(agent, env, n_episodes, deterministic=deterministic, seed=seed)
