@@ -70,14 +70,21 @@ def controller(episodes):
             rows = np.array([play(env, policy, seed) for seed in range(episodes)]).mean(axis=0)
             name = f"{layout}, {'obstacle' if obstacle else 'no obstacle'}"
             print(f"{name:34}{rows[0]:>15.1%}{rows[1]:>9.1%}{rows[2]:>9.1%}", flush=True)
+    env = gym.make(PUSH, obstacle=False)
+    for noise in (0.1, 0.2, 0.3):
+        success = np.mean([play(env, policy, seed, noise)[2] for seed in range(episodes)])
+        print(f"{f'reachable, noise {noise:g}':34}{success:>15.1%}{'':>9}{success:>9.1%}", flush=True)
 
 
-def play(env, policy, seed):
+def play(env, policy, seed, noise=0.0):
     """Whether the cube ended at the target, whether the obstacle was touched, and whether that is a success."""
     observation, _ = env.reset(seed=seed)
+    rng = np.random.default_rng(seed)
     touched, truncated = False, False
     while not truncated:
-        observation, reward, _, truncated, info = env.step(policy(observation))
+        observation, reward, _, truncated, info = env.step(
+            np.clip(policy(observation) + noise * rng.normal(size=3), -1.0, 1.0)
+        )
         touched |= info["constraint_violation"]
     return reward == 0.0, touched, info["is_success"]
 

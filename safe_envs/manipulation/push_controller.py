@@ -14,6 +14,8 @@ from safe_envs.core.geometry import FloatArray
 ACTION_SCALE = 0.05
 """Metres of displacement for an action of 1."""
 BASE_XY = np.array([-0.6, 0.0])
+CLEARANCE = (0.05, 0.08)
+"""Heights in m between which the gripper becomes free of a cube of 0.04 m below it."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +24,24 @@ class PushController:
 
     A baseline to be corrected: it never looks at the obstacle. It has no memory, so it can be asked at any state, and
     takes what ``safe/PandaPush-v0`` and ``safe/PandaPushGoal-v0`` observe, one observation or a batch. A cube that
-    slips away sideways is approached anew.
+    slips away sideways is approached anew. One phase passes into the next without a jump, so that an agent that
+    imitates it almost still pushes; ``docs/environments.md`` says how much noise it stands.
 
     Attributes:
         push_height: of the gripper while it pushes, in m.
         travel_height: of the gripper on its way to the cube, in m.
         standoff: distance of the point behind the cube from its centre, in m.
-        contact: distance behind the cube's centre from which the gripper may push, in m.
-        corridor: how far beside the line through cube and target it may push, in m. Wider is worse: the cube sticks
-            to the gripper, so that a push from the side turns it.
-        arrival: distance to the point behind the cube at which the gripper goes down, in m.
-        tolerance: distance of cube and target at which it stops, in m.
+        contact: distance behind the cube's centre from which the gripper pushes, in m.
+        corridor: how far beside the line through cube and target it stops pushing, in m.
+        funnel: distances to its place behind the cube between which the gripper comes down, in m.
+        low: heights between which it turns from travelling to pushing, in m.
+        tolerance: distance of cube and target at which it begins to stop, in m; at three quarters it has.
         push_step: displacements that are asked for while pushing, in m: the smallest, the increase with the distance
             to the target, the largest. Slow enough that the cube does not slide past the target.
         reach: horizontal distance from the arm's base that the gripper reaches, in m.
         travel_gain: share of the way to the point behind the cube that is asked for in a step.
         line_gain: the same for the way back to the line through cube and target while pushing.
-        height_gain: the same for the height on the way.
+        height_gain: the same for the height.
 
     Example:
         >>> observation = np.zeros(21)
@@ -47,61 +50,64 @@ class PushController:
         np.float32(1.0)
     """
 
-    push_height: float = 0.015
+    push_height: float = 0.018
     travel_height: float = 0.1
-    standoff: float = 0.062
-    contact: float = 0.025
-    corridor: float = 0.02
-    arrival: float = 0.0103
+    standoff: float = 0.06
+    contact: float = 0.032
+    corridor: float = 0.035
+    funnel: tuple[float, float] = (0.012, 0.055)
+    low: tuple[float, float] = (0.025, 0.05)
     tolerance: float = 0.02
-    push_step: tuple[float, float, float] = (0.0076, 0.1385, 0.033)
+    push_step: tuple[float, float, float] = (0.01, 0.15, 0.036)
     reach: float = 0.795
-    travel_gain: float = 0.75
-    line_gain: float = 0.5
+    travel_gain: float = 0.85
+    line_gain: float = 1.2
     height_gain: float = 0.6
 
     def __call__(self, observation: ArrayLike | Mapping[str, Any]) -> NDArray[np.float32]:
         """Actions ``[..., 3]`` for observations ``[..., 21]``, or for the dict of the goal form."""
         gripper, cube, goal = _positions(observation)
+        height = gripper[..., 2:]
         distance, forward = _split((goal - cube)[..., :2])
         offset = (gripper - cube)[..., :2]
         ahead = (offset * forward).sum(axis=-1, keepdims=True)
         aside = offset - ahead * forward
-        to_behind = self._behind(cube, forward) - gripper[..., :2]
-        height = gripper[..., 2:]
 
-        push = self._push(distance, forward, aside, height)
-        travel = self._travel(to_behind, height)
-        descend = np.concatenate([to_behind, self.push_height - height], axis=-1)
-        rise = np.concatenate([-0.01 * forward, self.travel_height - height], axis=-1)
+        behind = self._behind(cube, forward)
+        standoff = np.maximum(((cube[..., :2] - behind) * forward).sum(axis=-1, keepdims=True), self.contact)
 
-        is_down = height < (self.push_height + self.travel_height) / 2
-        can_push = is_down & (ahead < -self.contact) & (_length(aside) < self.corridor)
-        is_behind = _length(to_behind) < self.arrival
-        is_low = height < 0.7 * self.travel_height
-        rules = (
-            (distance < self.tolerance, np.zeros_like(push)),
-            (can_push, push),
-            (is_behind, descend),
-            (is_low, rise),
-        )
-        move = np.select([rule[0] for rule in rules], [rule[1] for rule in rules], travel)
+        is_high = _ramp(height, self.low)
+        # Where it may be low: behind the cube, and close to it only if it is low already.
+        closest = self.contact + (standoff - self.contact) * is_high
+        is_away = _ramp(self._miss(ahead, aside, closest), self.funnel)
+        is_in_line = (1.0 - _ramp(_length(aside), (0.0, self.corridor))) * _ramp(-ahead, (0.0, self.contact / 2))
+        is_pushing = (1.0 - is_high) * is_in_line
+        # On its way it keeps its place until it is above the cube, lest it sweep the cube along.
+        is_free = np.maximum(_ramp(height, CLEARANCE), 1.0 - is_away)
+        travel = is_free * self._travel(behind - gripper[..., :2])
+        move = is_pushing * self._push(distance, forward, aside) + (1.0 - is_pushing) * travel
+        wanted = self.push_height + (self.travel_height - self.push_height) * is_away
+        move = np.concatenate([move, self.height_gain * (wanted - height)], axis=-1)
+        move *= _ramp(distance, (0.75 * self.tolerance, self.tolerance))
         return np.clip(move / ACTION_SCALE, -1.0, 1.0).astype(np.float32)
+
+    def _miss(self, ahead: FloatArray, aside: FloatArray, closest: FloatArray) -> FloatArray:
+        """Distance to its place behind the cube; what it is too far ahead counts twice, for there is the cube."""
+        along = np.maximum(2.0 * (ahead + closest), 0.0) + np.maximum(-self.standoff - ahead, 0.0)
+        return np.hypot(_length(aside), along)
 
     def _behind(self, cube: FloatArray, forward: FloatArray) -> FloatArray:
         """The point behind the cube, or the reachable one next to it."""
         length, direction = _split(cube[..., :2] - self.standoff * forward - BASE_XY)
         return BASE_XY + np.minimum(length, self.reach) * direction
 
-    def _push(self, distance: FloatArray, forward: FloatArray, aside: FloatArray, height: FloatArray) -> FloatArray:
+    def _push(self, distance: FloatArray, forward: FloatArray, aside: FloatArray) -> FloatArray:
         smallest, slope, largest = self.push_step
-        step = np.minimum(smallest + slope * distance, largest)
-        return np.concatenate([step * forward - self.line_gain * aside, self.push_height - height], axis=-1)
+        return np.minimum(smallest + slope * distance, largest) * forward - self.line_gain * aside
 
-    def _travel(self, way: FloatArray, height: FloatArray) -> FloatArray:
+    def _travel(self, way: FloatArray) -> FloatArray:
         length, direction = _split(self.travel_gain * way)
-        up = self.height_gain * (self.travel_height - height)
-        return np.concatenate([np.minimum(length, ACTION_SCALE) * direction, up], axis=-1)
+        return np.minimum(length, ACTION_SCALE) * direction
 
 
 def _positions(observation: ArrayLike | Mapping[str, Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -124,3 +130,9 @@ def _split(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Lengths ``[..., 1]`` and directions ``[..., 2]``."""
     length = _length(vectors)
     return length, vectors / np.maximum(length, 1e-9)
+
+
+def _ramp(values: FloatArray, limits: tuple[float, float]) -> FloatArray:
+    """From 0 at the first limit to 1 at the second."""
+    low, high = limits
+    return np.clip((values - low) / (high - low), 0.0, 1.0)

@@ -214,6 +214,28 @@ def test_controller_reaches_the_target_and_minds_no_obstacle(controller):
     assert not any(infos[-1][SUCCESS] and any(info[COST] for info in infos) for infos in blocked)
 
 
+def test_controller_stands_noise_and_a_bias_of_its_actions(controller):
+    """What imitates it is never exact."""
+    free, rng = make(obstacle=False), np.random.default_rng(0)
+    arrived = 0
+    for seed in range(6):
+        bias = 0.1 * rng.normal(size=3)
+        noisy = lambda observation, bias=bias: np.clip(controller(observation) + rng.normal(bias, 0.1), -1, 1)  # noqa: E731
+        arrived += play(free, noisy, seed)[0] == 0.0
+    assert arrived >= 5
+
+
+def test_controller_never_jumps(controller):
+    """On straight ways of the gripper around the cube, in steps of 0.1 mm or less."""
+    rng = np.random.default_rng(0)
+    observation = make().reset(seed=0)[0]
+    low, high = observation[6:9] + np.array([[-0.1, -0.1, -0.02], [0.1, 0.1, 0.1]])
+    for _ in range(50):
+        ways = np.repeat(observation[None], 3000, axis=0)
+        ways[:, :3] = np.linspace(rng.uniform(low, high), rng.uniform(low, high), 3000)
+        assert np.abs(np.diff(controller(ways), axis=0)).max() < 0.05
+
+
 def test_controller_takes_batches_and_dicts(controller):
     env, goal_env = make(), make(GOAL)
     flat = np.stack([env.reset(seed=seed)[0] for seed in range(4)])
