@@ -54,11 +54,11 @@ def _on_policy(label: str, algorithm: str, cost_limit: float, policy_kwargs: Any
     return _method(label, algorithm, kwargs=kwargs, normalize=True, **settings)
 
 
-def _gamma_study(method: Method, horizon: int) -> dict[str, Method]:
+def _gamma_study(name: str, method: Method, horizon: int) -> dict[str, Method]:
     """Other discounts of Q_I, and equation 9, at a discount where it differs much from equation 7."""
-    study = {f"dual-agent-{gamma:g}": method.ablation(f"gamma {gamma:g}", gamma_risk=gamma) for gamma in GAMMAS}
+    study = {f"{name}-{gamma:g}": method.ablation(f"gamma {gamma:g}", gamma_risk=gamma) for gamma in GAMMAS}
     equation_9 = method.ablation(f"gamma 0.99, horizon {horizon}", gamma_risk=0.99, horizon=horizon, safe_ends=False)
-    return {**study, "dual-agent-0.99-horizon": equation_9}
+    return {**study, f"{name}-0.99-horizon": equation_9}
 
 
 def _budget(env_id: str, steps: int, every: int, rounds: int, evaluate: int, seeds: int, **kwargs: Any) -> Budget:
@@ -82,7 +82,7 @@ def _ant_run() -> Protocol:
         "trpo-lag": _on_policy("TRPOLag", "TRPOLag", ANT_LIMIT),
         "cpo": _on_policy("CPO", "CPO", ANT_LIMIT),
         "sac-lag": _method("SACLag", "SACLag", kwargs=sac),
-        **_gamma_study(dual, horizon=500),
+        **_gamma_study("dual-agent", dual, horizon=500),
     }
     env_id = "safe/AntRun-v0"
     return Protocol(
@@ -131,7 +131,7 @@ def _panda_push() -> Protocol:
         for name, method in corrected.items()
     }
     methods["cpo"] = _on_policy("CPO", "CPO", PUSH_LIMIT)
-    methods |= _gamma_study(methods["dual-agent"], horizon=50)
+    methods |= _gamma_study("dual-agent-her", methods["dual-agent-her"], horizon=50)
     env_id = "safe/PandaPush-v0"
     # A cube that lies against the obstacle is no collision: nothing that an agent does then could meet the limit.
     collisions = {"resting_contact": False}
