@@ -1,8 +1,8 @@
 """Correct a controller that was written by hand: the push of a cube, in which an obstacle stands in the way.
 
 The scripted controller pushes the cube straight to its target and never looks at the obstacle. The safe agent imitates
-it as far as the obstacle allows: it soon spares the obstacle, but pushes less well (docs/correction.md says why, and
-which baselines are corrected better). Needs the extra `bullet`.
+it as far as the obstacle allows: it spares the obstacle, but often stands still in front of it (docs/correction.md says
+why, and which baselines are corrected better). Needs the extra `bullet`.
 
     python examples/correct_a_controller.py
 """
@@ -14,12 +14,13 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from safe_envs import PushController
-from sb3_ext import DualAgent, evaluate_safely
+from sb3_ext import DualAgent, evaluate_safely, imitate
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100_000, help="training steps of the safe agent")
+    parser.add_argument("--clone", type=int, default=20_000, help="steps of the controller that are imitated first")
     parser.add_argument("--episodes", type=int, default=50, help="evaluation episodes")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -30,7 +31,9 @@ def main():
         return
 
     env = VecNormalize(env, norm_reward=False)  # centimetres decide
-    model = DualAgent("MlpPolicy", env, baseline=PushController(), eps_risk=0.01, optimize="fused", seed=0)
+    settings = {"eps_risk": 0.01, "multiplier_learning_rate": 1e-4, "optimize": "fused", "seed": 0}
+    model = DualAgent("MlpPolicy", env, baseline=PushController(), **settings)
+    imitate(model, PushController(), n_transitions=args.clone, steps=args.clone)
     model.learn(args.steps)
 
     for name, agent in (("controller", model.baseline), ("corrected", model)):

@@ -29,7 +29,7 @@ TINY = {
     "evaluate_and_record.py": ["--steps", "500", "--pretrain", "20", "--out", "evaluation"],
     "train_on_a_vector_env.py": ["--steps", "6400"],
     "correct_your_model.py": ["--steps", "120", "--corrections", "120", "--episodes", "1"],
-    "correct_a_controller.py": ["--steps", "120", "--episodes", "1"],
+    "correct_a_controller.py": ["--steps", "120", "--clone", "200", "--episodes", "1"],
     "adapt_a_safety_critic.py": ["--iterations", "3", "--episodes", "1"],
     "hallway_transfer.py": ["--steps", "400", "--episodes", "1"],
     "ray_actors.py": ["--steps", "400", "--envs", "2", "--actors", "1", "--every", "100"],
