@@ -1,6 +1,7 @@
 """Correct a trained model that ignores safety: any SB3 model is the baseline that a safe agent imitates.
 
-Here plain TD3 has learned to swing a pendulum up, and spins it faster than allowed. Ten lines make a safe agent.
+Here plain TD3 has learned to swing a pendulum up, and spins it faster than allowed. Ten lines train a safe
+agent; how safe depends on `eps_risk`.
 
     python examples/correct_your_model.py
 """

@@ -226,7 +226,7 @@ def test_controller_stands_noise_and_a_bias_of_its_actions(controller):
 
 
 def test_controller_never_jumps(controller):
-    """On straight ways of the gripper around the cube, in steps of 0.1 mm or less."""
+    """On straight ways of the gripper around the cube, in steps of some 0.1 mm."""
     rng = np.random.default_rng(0)
     observation = make().reset(seed=0)[0]
     low, high = observation[6:9] + np.array([[-0.1, -0.1, -0.02], [0.1, 0.1, 0.1]])
