@@ -32,8 +32,8 @@ def make_model(method: Method, env: VecEnv, seed: int, controller: Controller | 
     algorithm = getattr(sb3_ext, str(method.algorithm))
     kwargs = {**method.kwargs, "seed": seed, "device": "cpu"}
     if method.action_noise is not None:
-        size = int(np.prod(env.action_space.shape or ()))
-        kwargs["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, method.action_noise))
+        shape = env.action_space.shape or ()
+        kwargs["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, method.action_noise))
     policy = "MlpPolicy"
     if isinstance(env.observation_space, spaces.Dict):
         policy = "MultiInputPolicy"

@@ -17,7 +17,7 @@ from safe_wrappers.risk import ByReference, check_callable
 LinearCosts: TypeAlias = Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]
 """``costs(obs[B, ...]) -> (offsets[B, K], slopes[B, K, A])``: term k of the next cost is offset + slope . action."""
 SMALLEST = 1e-8
-"""Below this squared slope an action has no effect that could be used."""
+"""Below this squared slope an action in [-1, 1] has no effect that could be used."""
 
 
 def correct_actions(actions: ArrayLike, offsets: ArrayLike, slopes: ArrayLike, limits: ArrayLike) -> NDArray[Any]:
@@ -54,6 +54,7 @@ class SafetyLayer(ActionFilter, RecordConstructorArgs):
     next cost; ``sb3_ext.LinearCostModel`` learns one from random or recorded steps, and any function of that form will
     do. Each step's ``info`` gets ``proposed_action``, ``executed_action`` and ``intervened``. Where several limits are
     exceeded, the one with the largest multiplier is met (the paper's rule); then the action is clipped to its bounds.
+    The closest action is that of actions scaled to [-1, 1] (where they are bounded), whatever their units.
 
     Args:
         env: environment with a Box of actions of shape ``[A]``.
@@ -88,6 +89,8 @@ class SafetyLayer(ActionFilter, RecordConstructorArgs):
         if self.limits.ndim != 1 or not self.limits.size or not np.isfinite(self.limits).all():
             raise ValueError(f"step_limit must be a finite number, or one for each term of the cost, got {step_limit}")
         self.costs: LinearCosts = check_callable("costs", costs)
+        bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        self._half_range: NDArray[np.float64] = np.where(bounded, (space.high.astype(float) - space.low) / 2.0, 1.0)
         RecordConstructorArgs.__init__(self, costs=ByReference(costs), step_limit=step_limit)
         gym.Wrapper.__init__(self, env)
 
@@ -107,9 +110,11 @@ class SafetyLayer(ActionFilter, RecordConstructorArgs):
             raise ValueError(f"step_limit must be one number or {n_terms}, one for each term, got {len(self.limits)}")
         if not (np.isfinite(offsets).all() and np.isfinite(slopes).all()):
             raise ValueError(f"costs must be finite, got offsets {offsets[0]} and slopes {slopes[0]}")
-        corrected = correct_actions(proposed, offsets, slopes, self.limits)
-        if np.array_equal(corrected, proposed):
+        scale = self._half_range
+        scaled = proposed / scale
+        change = scale * (correct_actions(scaled, offsets, slopes * scale, self.limits) - scaled)
+        if not change.any():
             return proposed  # in its own precision
         space = self.action_space
         assert isinstance(space, spaces.Box)
-        return np.clip(corrected, space.low, space.high).astype(space.dtype)
+        return np.clip(proposed + change, space.low, space.high).astype(space.dtype)

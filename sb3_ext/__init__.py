@@ -23,6 +23,7 @@ from sb3_ext.common.vec_envs import GymVecEnv, VecRecoveryFilter
 from sb3_ext.cpo import CPO
 from sb3_ext.dual_agent import DualAgent
 from sb3_ext.imitation import imitate
+from sb3_ext.linear_cost_model import LinearCostModel
 from sb3_ext.mesa import MESA, MultiTask
 from sb3_ext.ppo_lag import PPOPID, PPOLag
 from sb3_ext.rcpo import RCPO, RiskSensitiveSAC
@@ -33,7 +34,6 @@ from sb3_ext.recurrent.recurrent_sac_lag import RecurrentSACLag
 from sb3_ext.recurrent.sequence_buffer import SequenceReplayBuffer
 from sb3_ext.recurrent.settings import SMALL_RECURRENT
 from sb3_ext.sac_lag import RSPO, SACLag
-from sb3_ext.safety_layer import LinearCostModel
 from sb3_ext.sqrl import SQRL
 from sb3_ext.trpo_lag import TRPOPID, TRPOLag
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.td3.policies import TD3Policy
 
 from safe_wrappers.observations import map_entries, take_rows
-from sb3_ext.common.buffers import CostBatch, scale_action
+from sb3_ext.common.buffers import CostBatch, normalised, scale_action
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.limits import check_probability, safe_steps
 from sb3_ext.common.multipliers import GradientMultiplier
@@ -131,8 +131,8 @@ class DualAgent(SafeTD3):
 
     def _setup_safety(self) -> None:
         if self.action_noise is None:
-            size = int(np.prod(self._action_shape))
-            self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, EXPLORATION))
+            shape = self._action_shape
+            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, EXPLORATION))
         safe_steps(self.eps_risk, self.gamma_risk, self.horizon)  # load may have brought another eps_risk
         self._check_horizon()
         self.multiplier = GradientMultiplier(0.0, self.multiplier_learning_rate, space="linear", optimizer="sgd")
@@ -144,6 +144,7 @@ class DualAgent(SafeTD3):
             self.baseline = self.baseline_policy = self._make_baseline_policy()
         else:
             self.baseline = self._make_controller()
+        self._tell_baseline()
 
     def _check_horizon(self) -> None:
         limit = None if self.env is None else episode_limit(self.env)
@@ -187,14 +188,19 @@ class DualAgent(SafeTD3):
         else:
             observe = self.baseline_observation
             controller = Controller(self.baseline, self.observation_space, self.action_space, observe, "baseline")
-        if self.env is not None:
-            controller.see_through(self.get_vec_normalize_env())
         return controller
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """SB3's ``set_env``; a given baseline then sees this environment, too."""
+        """SB3's ``set_env``; the baseline then sees this environment, too."""
         super().set_env(env, force_reset)
-        if not self.learns_baseline:
+        self._tell_baseline()
+
+    def _tell_baseline(self) -> None:
+        """Whose observations it is asked with."""
+        self._note_normalization()
+        if self.learns_baseline:
+            self.baseline.normalized_observations = self.normalized_observations
+        elif self.env is not None:
             self.baseline.see_through(self.get_vec_normalize_env())
 
     def _excluded_save_params(self) -> list[str]:
@@ -229,8 +235,16 @@ class DualAgent(SafeTD3):
         if self._proposing:  # lines 11 to 15
             chosen = np.random.random(len(actions)) < self.baseline_share
             if chosen.any():
-                actions[chosen] = self.baseline.predict(take_rows(observation, chosen))[0]
+                actions[chosen] = self._baseline_actions(observation, chosen)
         return actions, state
+
+    def _baseline_actions(self, observation: Any, chosen: NDArray[np.bool_]) -> NDArray[Any]:
+        """In training: a given baseline then gets what ``VecNormalize`` saw, which cannot always be computed back."""
+        if self.learns_baseline:
+            actions: NDArray[Any] = self.baseline.predict(take_rows(observation, chosen))[0]
+            return actions
+        raw = observation if self._vec_normalize_env is None else self._last_original_obs
+        return self.baseline(take_rows(raw, chosen))
 
     # ------------------------------------------------------------------ training
 
@@ -238,6 +252,12 @@ class DualAgent(SafeTD3):
         policy = self.baseline_policy
         own = [] if policy is None else [policy.actor.optimizer, policy.critic.optimizer]
         return [*super()._optimizers(), *own]
+
+    def _sample(self, batch_size: int) -> CostBatch:
+        if self.learns_baseline or self._vec_normalize_env is None:
+            return super()._sample(batch_size)
+        batch: CostBatch = self.replay_buffer.sample(batch_size)  # type: ignore[assignment,union-attr]
+        return normalised(batch, self._vec_normalize_env)
 
     def _update(self, batch: CostBatch) -> None:
         if self.baseline_policy is not None:
@@ -265,21 +285,22 @@ class DualAgent(SafeTD3):
 
     def _actor_loss(self, batch: CostBatch, actions: th.Tensor, value: th.Tensor) -> th.Tensor:
         """The Lagrangian of equation 15 without its constant; lambda then ascends on the same values (equation 17)."""
-        distance = (actions - self._imitated(batch.observations)).square().sum(dim=1).mean()
+        distance = (actions - self._imitated(batch)).square().sum(dim=1).mean()
         loss, safe_value = distance - self.multiplier.value * value.mean(), value.mean().item()
         self.multiplier.update(self.required_value - safe_value)
         self._metrics["safety/imitation_loss"].append(distance.item())
         self._metrics["safety/value"].append(safe_value)
         return loss
 
-    def _imitated(self, observations: Any) -> th.Tensor:
+    def _imitated(self, batch: CostBatch) -> th.Tensor:
         """The baseline's actions ``[B, A]``, scaled."""
         if self.baseline_policy is not None:
             with th.no_grad():
-                actions: th.Tensor = self.baseline_policy.actor(observations)
+                actions: th.Tensor = self.baseline_policy.actor(batch.observations)
                 return actions
-        rows = map_entries(lambda entries: entries.cpu().numpy(), observations)
-        scaled = scale_action(self.baseline.predict(rows)[0], self.action_space)
+        raw = batch.observations if batch.raw_observations is None else batch.raw_observations
+        rows = map_entries(lambda entries: entries.cpu().numpy(), raw)
+        scaled = scale_action(self.baseline(rows), self.action_space)
         return th.as_tensor(scaled, device=self.device).flatten(1)
 
     def _log_metrics(self) -> None:

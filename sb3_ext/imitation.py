@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 from torch.nn import functional as F
 
 from safe_wrappers.observations import map_entries, take_rows
@@ -43,7 +43,8 @@ def imitate(
     Args:
         model: any SB3 model with a Box of actions (PPO, CPO, SAC, TD3, ...).
         controller: an SB3 model, or a function of batches of raw observations, ``obs[B, ...] -> actions[B, ...]``.
-        env: where the observations come from; None: the model's own, in which it then starts a new episode.
+        env: where the observations come from; None: the model's own, in which it then starts a new episode. A model
+            under ``VecNormalize`` that is still learning its statistics learns them from these observations, too.
         n_transitions: observations to gather.
         steps: gradient steps.
         batch_size: observations in each.
@@ -108,7 +109,19 @@ def _gather(
         if replaced.any():
             actions[replaced] = model.predict(as_seen(raw))[0][replaced]
         obs = env.step(actions)[0]
-    return as_seen(map_entries(lambda *entries: np.concatenate(entries), *gathered)), np.concatenate(labels)
+    observations = map_entries(lambda *entries: np.concatenate(entries), *gathered)
+    if own is None and normalizer is not None and normalizer.training and normalizer.norm_obs:
+        _learn_statistics(normalizer, observations)
+    return as_seen(observations), np.concatenate(labels)
+
+
+def _learn_statistics(normalizer: VecNormalize, observations: Any) -> None:
+    """What a step in it does: these observations come from another environment."""
+    if isinstance(observations, dict):
+        for key, statistics in normalizer.obs_rms.items():
+            statistics.update(observations[key])
+    else:
+        normalizer.obs_rms.update(observations)
 
 
 def _fit(policy: Any, observations: Any, actions: NDArray[Any], steps: int, batch_size: int, rate: float) -> float:

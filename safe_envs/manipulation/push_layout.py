@@ -35,7 +35,7 @@ class PushLayout:
         table_friction: lateral and spinning; ``None`` leaves PyBullet's values.
 
     Raises:
-        ValueError: if the square is too small for the distance, or the table for the square.
+        ValueError: if the square is too small for the distance, or hangs over the table.
     """
 
     xy_range: float
@@ -49,6 +49,9 @@ class PushLayout:
             raise ValueError(f"min_distance must be in [0, {0.9 * diagonal:.3f}] in this square, got {self}")
         if not self.table_width > 2 * self.xy_range + EDGE:
             raise ValueError(f"table_width must be > {2 * self.xy_range + EDGE:.3f}, got {self}")
+        end = TABLE_X + TABLE_LENGTH / 2 - EDGE / 2
+        if not self.xy_range < end:
+            raise ValueError(f"xy_range must be < {end:.3f}, where the table ends along x, got {self}")
 
     @property
     def has_room_for_obstacle(self) -> bool:

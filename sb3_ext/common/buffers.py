@@ -41,6 +41,8 @@ class CostBatch(NamedTuple):
     violations: th.Tensor
     executed_actions: th.Tensor
     timeouts: th.Tensor | None = None
+    raw_observations: th.Tensor | TensorDict | None = None
+    """Only of ``normalised``."""
 
     def join(self, *others: CostBatch) -> CostBatch:
         """This batch and the others after one another."""
@@ -59,6 +61,21 @@ def unscale_action(action: NDArray[Any], space: spaces.Space[Any]) -> NDArray[An
     if not isinstance(space, spaces.Box):
         return action
     return (space.low + 0.5 * (action + 1.0) * (space.high - space.low)).astype(space.dtype)
+
+
+def normalised(batch: CostBatch, normalizer: VecNormalize) -> CostBatch:
+    """What sampling through ``normalizer`` gives, of a raw batch, and raw observations: it cuts extreme ones off."""
+
+    def seen(obs: Any) -> Any:
+        found = normalizer.normalize_obs(map_entries(lambda entries: entries.cpu().numpy(), obs))
+        return map_entries(lambda entries: th.as_tensor(entries, device=batch.rewards.device), found)
+
+    return batch._replace(
+        observations=seen(batch.observations),
+        next_observations=seen(batch.next_observations),
+        rewards=th.as_tensor(normalizer.normalize_reward(batch.rewards.cpu().numpy())).to(batch.rewards),
+        raw_observations=batch.observations,
+    )
 
 
 class CostStorage(ReplayBuffer):

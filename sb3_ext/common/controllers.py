@@ -33,7 +33,7 @@ class Controller:
 
     Args:
         source: an SB3 model or anything with its ``predict``, or a function of batches, ``obs[B, ...] -> [B, ...]``.
-            It must have no memory, as it is asked at any state.
+            It must have no memory (a recurrent policy has), as it is asked at any state.
         observation_space: of the environment.
         action_space: of the environment, a Box.
         observe: batch of the environment's observations -> what ``source`` takes; None: they are the same.
@@ -80,13 +80,19 @@ class Controller:
         """Actions ``[B, ...]``, clipped to the action space, for raw observations ``[B, ...]``.
 
         Raises:
-            ValueError: if the actions have the wrong shape or are not finite.
+            ValueError: if the actions have the wrong shape or are not finite, or it has a memory.
         """
         seen = observations if self.observe is None else self.observe(observations)
         if self.statistics is not None:
             seen = self.statistics.normalize(seen)
         predict = getattr(self.source, "predict", None)
-        actions = np.asarray(self.source(seen) if predict is None else predict(seen, deterministic=True)[0])
+        answer, memory = (self.source(seen), None) if predict is None else predict(seen, deterministic=True)
+        if memory is not None:
+            raise ValueError(
+                f"the {self.name} has a memory (its predict returns a state), but is asked at any state: take a policy "
+                "without recurrence, or clone it into one (sb3_ext.imitate)"
+            )
+        actions = np.asarray(answer)
         self._check_actions(actions, n_rows(observations))
         return np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
 

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
+from weakref import WeakValueDictionary
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 from safe_wrappers.info import INTERVENED, SUCCESS, UNPENALISED_REWARD
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common.buffers import forget_last_step
+
+_MOVED: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""Simulators that an evaluation has moved, by identity, until a model of this package learns on in them."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,10 @@ def evaluate_safely(
     Episodes are shared out over the environments beforehand, so that short episodes are not over-represented.
     Rewards are reported as the environment gives them: before ``CostPenalty`` lowered them, and also under
     ``VecNormalize``, whose statistics stay as they are.
-    The model's own training environment may be used between calls of ``learn``: the model then starts a new episode
-    when it learns on. A callback needs an environment of its own. A ``MaskablePPO`` of sb3-contrib sees the masks of
-    an environment that has them (``safe_wrappers.ActionMask``), as it did while it learned.
+    A model's own training environment may be used between calls of ``learn``, for other agents, too: a model of this
+    package then starts a new episode when it learns on. A callback needs an environment of its own. A ``MaskablePPO``
+    of sb3-contrib sees the masks of an environment that has them (``safe_wrappers.ActionMask``), as it did while it
+    learned.
 
     Args:
         model: anything with SB3's ``predict``.
@@ -124,6 +129,7 @@ def evaluate_safely(
         )
     if seed is not None:
         vec.seed(seed)
+    _MOVED.update(_simulators(vec))
     if shares_environments(vec, getattr(model, "env", None)):
         forget_last_step(model)
     with _statistics_kept(normalizer):
@@ -186,14 +192,21 @@ def _statistics_kept(normalizer: VecNormalize | None) -> Iterator[None]:
 
 def shares_environments(first: Any, second: Any) -> bool:
     """Whether stepping one (an environment or a VecEnv) moves the other, as far as this process can see."""
-    return bool(_simulators(first) & _simulators(second))
+    return not _simulators(first).keys().isdisjoint(_simulators(second))
 
 
-def _simulators(env: Any) -> set[int]:
-    """Identities of what moves below all wrappers."""
+def was_evaluated_in(env: Any) -> bool:
+    """Whether an evaluation has moved these environments since it was last asked."""
+    return any([_MOVED.pop(identity, None) is not None for identity in _simulators(env)])  # all of them are asked
+
+
+def _simulators(env: Any) -> dict[int, Any]:
+    """What moves below all wrappers, by identity: not all environments can be hashed."""
+    if env is None:
+        return {}
     inner = getattr(env, "unwrapped", env)
     below = getattr(inner, "envs", []) if isinstance(inner, VecEnv) else []
-    return {id(inner), *(id(e.unwrapped) for e in below)}
+    return {id(each): each for each in (inner, *(e.unwrapped for e in below))}
 
 
 def shows_normalized(env: Any) -> bool:
@@ -208,7 +221,7 @@ def _takes_masks(model: Any) -> bool:
 
 def _sees_normalized(model: Any) -> bool:
     env = model.get_vec_normalize_env() if hasattr(model, "get_vec_normalize_env") else None
-    if env is None and getattr(model, "env", None) is None:  # loaded without one
+    if env is None and getattr(model, "env", None) is None:  # loaded without one, or a model's baseline
         return getattr(model, "normalized_observations", False)
     return env is not None and env.norm_obs
 

@@ -18,6 +18,8 @@ from safe_wrappers.files import atomic_path
 from safe_wrappers.info import check_missing_cost
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common import checkpoint
+from sb3_ext.common.buffers import forget_last_step
+from sb3_ext.common.evaluation import was_evaluated_in
 
 MissingCost = Literal["raise", "zero"]
 OF_LOAD = ("device", "custom_objects", "print_system_info", "force_reset")
@@ -83,6 +85,8 @@ class SafeAlgorithm(BaseAlgorithm):
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> Any:
+        if was_evaluated_in(self.env):
+            forget_last_step(self)
         if reset_num_timesteps or self._last_obs is None:  # SB3 starts new episodes then
             self._costs.reset()
         if reset_num_timesteps:  # as SB3 does it with ep_info_buffer
@@ -128,6 +132,10 @@ class SafeAlgorithm(BaseAlgorithm):
                 state_dicts = [*state_dicts, f"{name}.optimizer"]
         return state_dicts, tensors
 
+    def _note_normalization(self) -> None:
+        if self.env is not None:  # otherwise what its own file said stays
+            self.normalized_observations = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
+
     def save(
         self,
         path: Any,
@@ -135,8 +143,7 @@ class SafeAlgorithm(BaseAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """SB3's ``save``, but a file that is there already stays as it is until the new one is complete."""
-        if self.env is not None:  # otherwise what its own file said stays
-            self.normalized_observations = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
+        self._note_normalization()
         if not isinstance(path, str | Path):
             super().save(path, exclude, include)
             return

@@ -84,10 +84,14 @@ class SafeTD3(SafeOffPolicy, TD3):
         self._metrics = defaultdict(list)
         for _ in range(gradient_steps):
             self._n_updates += 1
-            batch: CostBatch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore
+            batch = self._sample(batch_size)
             self._update(batch)
             self._safety_step(batch)
         self._log_metrics()
+
+    def _sample(self, batch_size: int) -> CostBatch:
+        batch: CostBatch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore
+        return batch
 
     def _update(self, batch: CostBatch) -> None:
         actor_loss = partial(self._actor_loss, batch)

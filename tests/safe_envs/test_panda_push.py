@@ -199,7 +199,9 @@ def test_bad_arguments_raise(kwargs, message):
         make(**kwargs)
 
 
-@pytest.mark.parametrize("change", [{"min_distance": 0.9}, {"min_distance": -1.0}, {"table_width": 0.2}])
+@pytest.mark.parametrize(
+    "change", [{"min_distance": 0.9}, {"min_distance": -1.0}, {"table_width": 0.2}, {"xy_range": 0.24}]
+)
 def test_bad_layouts_raise(change):
     arguments = {"xy_range": 0.15, "min_distance": 0.2, "table_width": 0.7, "table_friction": None}
     with pytest.raises(ValueError, match=next(iter(change))):

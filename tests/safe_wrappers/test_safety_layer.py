@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import RescaleAction
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,14 @@ def test_the_limit_holds_at_every_step_and_info_tells():
         *_, info = env.step(np.array([proposed]))
         assert info["cost"] <= 0.5 + 1e-9 and info[INTERVENED] == (proposed != executed)
         assert np.isclose(info[PROPOSED_ACTION], proposed) and np.isclose(info[EXECUTED_ACTION], executed)
+
+
+def test_the_units_of_the_action_do_not_matter():
+    """The same line, moved by millionths of the action."""
+    env = SafetyLayer(RescaleAction(Line(), -1e6, 2e6), lambda obs: (obs, np.full((1, 1, 1), 1e-6)), 0.5)
+    env.reset(seed=0)
+    *_, info = env.step(np.array([2e6]))
+    assert np.isclose(info[EXECUTED_ACTION], 5e5) and np.isclose(info["cost"], 0.5)
 
 
 def test_corrections_stay_within_the_bounds():

@@ -74,9 +74,33 @@ def test_random_steps_need_their_terms():
     assert model({"position": np.zeros((3, 1)), "gap": np.ones((3, 1))})[1].shape == (3, 1, 2)
 
 
+def test_steps_of_a_controller_with_observations_of_its_own():
+    seen = []
+
+    def controller(position):
+        seen.append(position)
+        return to_the_right(position)
+
+    linear_model().fit_in(
+        Corridor(), n_transitions=10, steps=1, seed=0, controller=controller, controller_observation=lambda o: o[:, :1]
+    )
+    assert len(seen) == 10 and seen[0].shape == (1, 1)
+
+
+def test_a_fitted_model_learns_on():
+    """Rows of another place do not shift what it has learned."""
+    model, rows = linear_model(learning_rate=1e-2), recorded(1000)
+    model.fit(rows, steps=300)
+    before = model(rows.observations)
+    model.fit_terms(rows.observations + 1.0, rows.actions, rows.costs[:, None], steps=0)
+    assert all(np.array_equal(*pair) for pair in zip(model(rows.observations), before, strict=True))
+
+
 def test_bad_input_of_the_model(tmp_path):
     with pytest.raises(ValueError, match="Box of actions"):
         LinearCostModel(Corridor.observation_space, spaces.Discrete(3))
+    with pytest.raises(ValueError, match="finite bounds of the actions"):
+        LinearCostModel(Corridor.observation_space, spaces.Box(-np.inf, np.inf, (2,)))
     with pytest.raises(ValueError, match="terms must name"):
         linear_model(terms="cost")
     with pytest.raises(ValueError, match="recorded transitions hold the cost only"):
@@ -146,6 +170,15 @@ def test_target_actors_follow():
 def test_bad_input_of_imitate(kwargs, message):
     with pytest.raises((ValueError, TypeError), match=message):
         imitate(tiny(SAC), n_transitions=10, steps=1, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Corridor, DictCorridor])
+def test_another_environment_shows_its_observations_to_the_statistics(kind):
+    model = tiny(DualAgent, vec(kind=kind, normalize=True))
+    imitate(model, brake, kind(), n_transitions=200, steps=1, seed=0)
+    statistics = model.get_vec_normalize_env().obs_rms
+    gap = statistics["gap"].mean if kind is DictCorridor else statistics.mean[1:]
+    assert 0.5 < gap[0] < 0.95  # it brakes in the middle; they begin at 0
 
 
 def test_discrete_actions_are_not_imitated():

@@ -175,9 +175,29 @@ def test_each_step_is_made_by_one_of_the_two():
 def test_noise_is_gaussian_unless_given():
     assert np.allclose(tiny(DualAgent).action_noise._sigma, 0.1)
     assert np.allclose(tiny(DualAgent, action_noise=noise(std=0.4)).action_noise._sigma, 0.4)
+    assert tiny(DualAgent, Square()).learn(30).predict(np.zeros(2, np.float32))[0].shape == (2, 2)
+
+
+class Square(Corridor):
+    """Actions are a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Box(np.stack([LOW, LOW]), np.stack([HIGH, HIGH]))
+
+    def step(self, action):
+        return super().step(action[0])
 
 
 # ---------------------------------------------------------------------- baselines
+
+
+@pytest.mark.parametrize("baseline", [None, to_the_right])
+def test_the_baseline_may_be_evaluated_where_the_model_learns(baseline):
+    model = tiny(DualAgent, vec(noise=0.0), baseline=baseline).learn(25)
+    evaluate_safely(model.baseline, model.get_env(), 1)
+    model.learn(5, reset_num_timesteps=False)
+    assert np.array_equal(model.replay_buffer.observations[25, 0], [0.0, 1.0])  # of a new episode
 
 
 class WithPredict:
@@ -218,8 +238,11 @@ def test_a_baseline_sees_raw_observations():
         seen.append(obs)
         return to_the_right(obs)
 
-    model = tiny(DualAgent, vec(2, normalize=True), baseline=controller).learn(60)
+    env = vec(2, normalize=True)
+    env.clip_obs = 0.1  # what is cut off cannot be computed back
+    model = tiny(DualAgent, env, baseline=controller).learn(60)
     assert all(np.allclose(rows.sum(axis=1), 1.0, atol=1e-3) for rows in seen)  # x and 1 - x
+    assert all(np.ptp(rows[:, 0]) > 0.5 for rows in seen if len(rows) == 16)  # batches, from start to wall
     assert np.allclose(model.baseline.predict(model.env.reset())[0], HIGH)
 
 
@@ -265,6 +288,9 @@ def test_a_baseline_that_saw_normalised_observations_says_what_it_lacks(tmp_path
     assert alone.predict(seen)[0].shape == (1, 2)
     with pytest.raises(ValueError, match=r"saw through a VecNormalize, which is not in the file: load\(path, env="):
         alone.baseline.predict(seen)
+    tiny(DualAgent, vec(normalize=True)).save(tmp_path / "learned")
+    with pytest.raises(ValueError, match="trained under VecNormalize, env shows raw observations"):
+        evaluate_safely(DualAgent.load(tmp_path / "learned").baseline, vec(), 1)
     again = DualAgent.load(tmp_path / "model", env=env)
     assert np.allclose(again.baseline.predict(seen)[0], model.baseline.predict(seen)[0])
 
@@ -279,12 +305,18 @@ def of_one(obs):
     return obs * np.nan
 
 
+class WithMemory:
+    def predict(self, obs, deterministic=False):
+        return to_the_right(obs), (np.zeros(3),)
+
+
 @pytest.mark.parametrize(
     ("baseline", "error", "message"),
     [
         ("a path", TypeError, "must be an SB3 model or a function"),
         (lambda obs: HIGH, ValueError, r"shape \(16, 2\) for 16 observations, got \(2,\).*np.stack"),
         (lambda obs: None, ValueError, "must return actions of shape"),
+        (WithMemory(), ValueError, r"WithMemory has a memory .*without recurrence"),
         (of_one, ValueError, "baseline of_one must return finite actions, got"),
     ],
 )

@@ -44,7 +44,7 @@ class LinearCostModel(ScaledFeatures):
         learning_rate: of Adam.
 
     Raises:
-        ValueError: if the actions are no Box of vectors, or there is no term.
+        ValueError: if the actions are no Box of vectors with finite bounds, or there is no term.
 
     Examples:
         >>> import safe_envs
@@ -70,6 +70,8 @@ class LinearCostModel(ScaledFeatures):
         super().__init__(observation_space)
         if not (isinstance(action_space, spaces.Box) and len(action_space.shape) == 1):
             raise ValueError(f"a LinearCostModel needs a Box of actions of shape (A,), got {action_space}")
+        if not action_space.is_bounded():
+            raise ValueError(f"a LinearCostModel needs finite bounds of the actions, got {action_space}: RescaleAction")
         if not terms or isinstance(terms, str):
             raise ValueError(f"terms must name at least one cost in a sequence, got {terms!r}")
         self.action_space, self.terms = action_space, tuple(terms)
@@ -106,15 +108,17 @@ class LinearCostModel(ScaledFeatures):
         batch_size: int = 256,
         seed: int | None = None,
         controller: Any = None,
+        controller_observation: Callable[[Any], Any] | None = None,
         missing_cost: str = "raise",
     ) -> float:
         """Learn from ``n_transitions`` in ``env``; see ``fit_terms``.
 
         They are made by uniformly random actions, as in the paper, or by an SB3 model or a function of observations,
-        ``obs[1, ...] -> actions[1, A]``, where random ones hardly ever meet a cost.
+        ``obs[1, ...] -> actions[1, A]``, where random ones hardly ever meet a cost; ``controller_observation``
+        translates from batches of the environment's observations to the controller's own.
         """
         if controller is not None:
-            controller = Controller(controller, self.observation_space, self.action_space)
+            controller = Controller(controller, self.observation_space, self.action_space, controller_observation)
         observations, actions, costs = _steps_in(env, self.terms, n_transitions, seed, controller, missing_cost)
         return self.fit_terms(observations, actions, costs, steps, batch_size)
 
@@ -126,7 +130,9 @@ class LinearCostModel(ScaledFeatures):
         steps: int = 5_000,
         batch_size: int = 256,
     ) -> float:
-        """Least squares on the costs that followed (equation 3 of the paper).
+        """Least squares on the costs that followed (equation 3 of the paper); a fitted model learns on.
+
+        Observations are standardised by those of the first fit.
 
         Args:
             observations: ``[N, ...]`` raw.
@@ -142,7 +148,7 @@ class LinearCostModel(ScaledFeatures):
         scale, shift = self._scaling()
         scaled = th.as_tensor(np.asarray(actions) * scale - shift, dtype=th.float32)
         targets = th.as_tensor(np.asarray(costs), dtype=th.float32)
-        if not self.learns_features:
+        if not (self.learns_features or self.optimizer.state):
             self.standardise(obs)
         for _ in range(steps):
             rows = th.randint(len(targets), (batch_size,))
