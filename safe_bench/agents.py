@@ -60,7 +60,7 @@ def _demonstrate(model: Any, controller: Controller, n_steps: int, seed: int) ->
     """Fill the replay buffer with whole episodes of the controller."""
     env = model.get_env()
     env.seed(seed)
-    while model.replay_buffer.pos < n_steps:
+    while model.replay_buffer.pos < n_steps and not model.replay_buffer.full:
         collect_episodes(controller, env, model.replay_buffer, n_episodes=1)
 
 
@@ -68,7 +68,8 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
     """The fixed policy of that name, for the environment of a stage.
 
     Args:
-        name: ``"scripted"``, the controller of the push; or ``"<protocol>/<method>"``, the model that was trained so.
+        name: ``"scripted"``, the controller of the push; or ``"<protocol>/<method>"``, the ``SafeSAC`` that was trained
+            so on its goal form.
         out: where the runs are.
         stage: whose environment it is to act in.
 

@@ -70,7 +70,7 @@ def _budget(env_id: str, steps: int, every: int, rounds: int, evaluate: int, see
 
 
 def _ant_run() -> Protocol:
-    # A fall costs nothing here, and algorithm 1 has no mask: it is no more unsafe than what the cost says.
+    # A fall costs nothing by itself: what follows is as safe as its own step (algorithm 1 bootstraps across it).
     dual = _method("Dual agent", "DualAgent", kwargs={**_DUAL, "eps_risk": ANT_RISK, "safe_ends": True})
     sac = {
         "cost_limit": ANT_LIMIT, "learning_starts": 5000, "buffer_size": 500_000, "optimize": "fused",
