@@ -1,8 +1,8 @@
 """Correct a controller that was written by hand: the push of a cube, in which an obstacle stands in the way.
 
 The scripted controller pushes the cube straight to its target and never looks at the obstacle. The safe agent imitates
-it as far as the obstacle allows: it spares the obstacle, but often stands still in front of it (docs/correction.md says
-why, and which baselines are corrected better). Needs the extra `bullet`.
+it as far as the obstacle allows: it spares the obstacle, but mostly stands still in front of it. What was tried is in
+docs/dual_agent_tuning.md; a learned push, which is corrected better, in docs/results.md. Needs the extra `bullet`.
 
     python examples/correct_a_controller.py
 """
