@@ -89,8 +89,9 @@ class SafetyLayer(ActionFilter, RecordConstructorArgs):
         if self.limits.ndim != 1 or not self.limits.size or not np.isfinite(self.limits).all():
             raise ValueError(f"step_limit must be a finite number, or one for each term of the cost, got {step_limit}")
         self.costs: LinearCosts = check_callable("costs", costs)
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        self._half_range: NDArray[np.float64] = np.where(bounded, (space.high.astype(float) - space.low) / 2.0, 1.0)
+        half_range = space.high.astype(np.float64) / 2.0 - space.low.astype(np.float64) / 2.0
+        scaled = np.isfinite(half_range) & (half_range > 0.0)
+        self._half_range: NDArray[np.float64] = np.where(scaled, half_range, 1.0)
         RecordConstructorArgs.__init__(self, costs=ByReference(costs), step_limit=step_limit)
         gym.Wrapper.__init__(self, env)
 

@@ -71,7 +71,7 @@ class LinearCostModel(ScaledFeatures):
         if not (isinstance(action_space, spaces.Box) and len(action_space.shape) == 1):
             raise ValueError(f"a LinearCostModel needs a Box of actions of shape (A,), got {action_space}")
         if not action_space.is_bounded():
-            raise ValueError(f"a LinearCostModel needs finite bounds of the actions, got {action_space}: RescaleAction")
+            raise ValueError(f"a LinearCostModel needs finite bounds of the actions, got {action_space}")
         if not terms or isinstance(terms, str):
             raise ValueError(f"terms must name at least one cost in a sequence, got {terms!r}")
         self.action_space, self.terms = action_space, tuple(terms)

@@ -75,6 +75,15 @@ def test_the_units_of_the_action_do_not_matter():
     assert np.isclose(info[EXECUTED_ACTION], 5e5) and np.isclose(info["cost"], 0.5)
 
 
+@pytest.mark.parametrize("high", [0.0, np.inf])
+def test_actions_without_a_range_are_not_scaled(high):
+    line = Line()
+    line.action_space = spaces.Box(0.0, high, (1,), np.float64)
+    env = SafetyLayer(line, exact, step_limit=0.5)
+    env.reset(seed=0)
+    assert env.step(np.array([0.7]))[-1][EXECUTED_ACTION] == min(0.5, high)
+
+
 def test_corrections_stay_within_the_bounds():
     env = SafetyLayer(Line(), lambda obs: (obs + 50.0, np.ones((1, 1, 1))), step_limit=0.0)
     env.reset(seed=0)
