@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 from torch.nn import functional as F
 
 from safe_wrappers.observations import map_entries, take_rows
-from sb3_ext.common.buffers import forget_last_step, scale_action
+from sb3_ext.common.buffers import scale_action
 from sb3_ext.common.controllers import Controller
-from sb3_ext.common.evaluation import shares_environments
+from sb3_ext.common.evaluation import announce_moves
 from sb3_ext.common.limits import check_probability
 
 
@@ -79,8 +79,7 @@ def imitate(
     check_probability("controller_share", controller_share)
     expert = Controller(controller, model.observation_space, model.action_space, controller_observation)
     observations, actions = _gather(model, expert, vec, n_transitions, controller_share, seed)
-    if shares_environments(vec, model.env):
-        forget_last_step(model)
+    announce_moves(vec, model)
     return _fit(model.policy, observations, actions, steps, batch_size, learning_rate)
 
 

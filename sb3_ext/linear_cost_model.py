@@ -22,6 +22,7 @@ from safe_wrappers.observations import Observations, batch_of_one, map_entries, 
 from safe_wrappers.transitions import Transitions
 from sb3_ext.common.checkpoint import readable
 from sb3_ext.common.controllers import Controller
+from sb3_ext.common.evaluation import announce_moves
 from sb3_ext.common.features import ScaledFeatures, as_tensors
 from sb3_ext.common.optim import FusedAdam
 
@@ -119,6 +120,7 @@ class LinearCostModel(ScaledFeatures):
         """
         if controller is not None:
             controller = Controller(controller, self.observation_space, self.action_space, controller_observation)
+        announce_moves(env)
         observations, actions, costs = _steps_in(env, self.terms, n_transitions, seed, controller, missing_cost)
         return self.fit_terms(observations, actions, costs, steps, batch_size)
 

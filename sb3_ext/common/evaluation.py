@@ -21,7 +21,7 @@ from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common.buffers import forget_last_step
 
 _MOVED: WeakValueDictionary[int, Any] = WeakValueDictionary()
-"""Simulators that an evaluation has moved, by identity, until a model of this package learns on in them."""
+"""Simulators that ``announce_moves`` was called for, by identity, until a model of this package learns on in them."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,7 @@ def evaluate_safely(
         )
     if seed is not None:
         vec.seed(seed)
-    _MOVED.update(_simulators(vec))
-    if shares_environments(vec, getattr(model, "env", None)):
-        forget_last_step(model)
+    announce_moves(vec, model)
     with _statistics_kept(normalizer):
         return _run_episodes(model, vec, n_eval_episodes, deterministic, missing_cost, on_step)
 
@@ -195,8 +193,15 @@ def shares_environments(first: Any, second: Any) -> bool:
     return not _simulators(first).keys().isdisjoint(_simulators(second))
 
 
-def was_evaluated_in(env: Any) -> bool:
-    """Whether an evaluation has moved these environments since it was last asked."""
+def announce_moves(env: Any, model: Any = None) -> None:
+    """Who learns in these environments begins a new episode: ``model`` at once, others here when they learn on."""
+    _MOVED.update(_simulators(env))
+    if shares_environments(env, getattr(model, "env", None)):
+        forget_last_step(model)
+
+
+def were_moved(env: Any) -> bool:
+    """Whether someone has announced moves of these environments since it was last asked."""
     return any([_MOVED.pop(identity, None) is not None for identity in _simulators(env)])  # all of them are asked
 
 

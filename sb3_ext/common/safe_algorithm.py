@@ -19,7 +19,7 @@ from safe_wrappers.info import check_missing_cost
 from safe_wrappers.monitor import EpisodeCosts
 from sb3_ext.common import checkpoint
 from sb3_ext.common.buffers import forget_last_step
-from sb3_ext.common.evaluation import was_evaluated_in
+from sb3_ext.common.evaluation import were_moved
 
 MissingCost = Literal["raise", "zero"]
 OF_LOAD = ("device", "custom_objects", "print_system_info", "force_reset")
@@ -85,7 +85,7 @@ class SafeAlgorithm(BaseAlgorithm):
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> Any:
-        if was_evaluated_in(self.env):
+        if were_moved(self.env):
             forget_last_step(self)
         if reset_num_timesteps or self._last_obs is None:  # SB3 starts new episodes then
             self._costs.reset()

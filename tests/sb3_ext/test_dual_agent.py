@@ -26,7 +26,7 @@ from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.logger import configure
 
 from safe_wrappers.info import MissingCostError
-from sb3_ext import DualAgent, RecoveryRL, SafeTD3, evaluate_safely, safe_steps
+from sb3_ext import DualAgent, LinearCostModel, RecoveryRL, SafeTD3, evaluate_safely, imitate, safe_steps
 from sb3_ext.common.buffers import CostBatch
 from sb3_ext.common.controllers import Controller
 
@@ -192,10 +192,20 @@ class Square(Corridor):
 # ---------------------------------------------------------------------- baselines
 
 
+MOVES = {
+    "evaluation": lambda model: evaluate_safely(model.baseline, model.get_env(), 1),
+    "imitation": lambda model: imitate(tiny(SAC), to_the_right, model.get_env(), n_transitions=5, steps=1),
+    "cost model": lambda model: LinearCostModel(model.observation_space, model.action_space).fit_in(
+        model.get_env().envs[0], n_transitions=5, steps=1
+    ),
+}
+
+
 @pytest.mark.parametrize("baseline", [None, to_the_right])
-def test_the_baseline_may_be_evaluated_where_the_model_learns(baseline):
+@pytest.mark.parametrize("move", MOVES)
+def test_others_may_act_where_the_model_learns(move, baseline):
     model = tiny(DualAgent, vec(noise=0.0), baseline=baseline).learn(25)
-    evaluate_safely(model.baseline, model.get_env(), 1)
+    MOVES[move](model)
     model.learn(5, reset_num_timesteps=False)
     assert np.array_equal(model.replay_buffer.observations[25, 0], [0.0, 1.0])  # of a new episode
 
