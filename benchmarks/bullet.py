@@ -1,7 +1,7 @@
-"""Speed of the PyBullet environments on one core, and the scripted push controller's success.
+"""Speed of the PyBullet environments on one core, and the success of the push's scripted controllers.
 
     python benchmarks/bullet.py                 # speed, about 1 minute
-    python benchmarks/bullet.py --controller    # the controller over 200 episodes, several minutes
+    python benchmarks/bullet.py --controller    # the controllers over 200 episodes, some 15 minutes
 
 Steps per second of processor time: PyBullet and these environments run on one core, and a busy machine counts less
 that way. The push is timed in turns with panda-gym's PandaPush-v3; quote the ratio. "physics" is PyBullet's own steps
@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import panda_gym  # noqa: F401 - registers PandaPush-v3
 
-from safe_envs import PushController
+from safe_envs import DragController, PushController
 from safe_envs.sim.panda_sim import N_SUBSTEPS
 
 ANT, PUSH, GOAL, REFERENCE = "safe/AntRun-v0", "safe/PandaPush-v0", "safe/PandaPushGoal-v0", "PandaPush-v3"
@@ -61,9 +61,8 @@ def speed(repeats):
         print(f"{env_id:24}{np.median(values):>16,.0f}{max(values):>9,.0f}{alone:>9}{ratio:>24}")
 
 
-def controller(episodes):
-    policy = PushController()
-    print(f"{'scripted push':34}{'at the target':>15}{'touched':>9}{'success':>9}   ({episodes} episodes)")
+def controller(policy, episodes):
+    print(f"{type(policy).__name__:34}{'at the target':>15}{'touched':>9}{'success':>9}   ({episodes} episodes)")
     for layout in ("reachable", "panda-gym", "authors"):
         for obstacle in (False,) if layout == "panda-gym" else (False, True):
             env = gym.make(PUSH, obstacle=obstacle, layout=layout)
@@ -96,7 +95,8 @@ def main():
     parser.add_argument("--episodes", type=int, default=200)
     args = parser.parse_args()
     if args.controller:
-        controller(args.episodes)
+        for policy in (PushController(), DragController()):
+            controller(policy, args.episodes)
     else:
         speed(args.repeats)
 

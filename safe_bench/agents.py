@@ -23,6 +23,7 @@ from safe_wrappers import SafetyLayer
 from sb3_ext.common.controllers import Controller
 from sb3_ext.common.rollouts import collect_episodes
 
+SCRIPTED = {"scripted": safe_envs.PushController, "scripted-drag": safe_envs.DragController}
 CONTROLLER_SEED = 0
 LAYER_FILE = "safety_layer.pt"
 
@@ -68,7 +69,7 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
     """The fixed policy of that name, for the environment of a stage.
 
     Args:
-        name: ``"scripted"``, the controller of the push; or ``"<protocol>/<method>"``, the ``SafeSAC`` that was trained
+        name: of ``SCRIPTED``, a controller of the push; or ``"<protocol>/<method>"``, the ``SafeSAC`` that was trained
             so on its goal form.
         out: where the runs are.
         stage: whose environment it is to act in.
@@ -80,8 +81,8 @@ def find_controller(name: str, out: str | Path, stage: Stage) -> Controller:
     observation_space, action_space = env.observation_space, env.action_space
     env.close()
     assert isinstance(action_space, spaces.Box)
-    if name == "scripted":
-        return Controller(safe_envs.PushController(), observation_space, action_space)
+    if name in SCRIPTED:
+        return Controller(SCRIPTED[name](), observation_space, action_space)
     file = trained_model(name, out, CONTROLLER_SEED)
     without_her: dict[str, Any] = {
         "replay_buffer_class": None,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from safe_envs.hallway.clips import ClipLibrary
     from safe_envs.hallway.hall import Hall
     from safe_envs.manipulation.panda_push import as_goal_observation
-    from safe_envs.manipulation.push_controller import PushController
+    from safe_envs.manipulation.push_controller import DragController, PushController
     from safe_envs.navigation.layouts import SPIDER_FINE_TUNE_GOAL, GridMap
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "BatchedTask",
     "Camera",
     "ClipLibrary",
+    "DragController",
     "GridMap",
     "Hall",
     "PushController",
@@ -68,6 +69,7 @@ _LAZY = {
     "BatchedTask": "safe_envs.core.batched",
     "Camera": "safe_envs.hallway.camera",
     "ClipLibrary": "safe_envs.hallway.clips",
+    "DragController": "safe_envs.manipulation.push_controller",
     "GridMap": "safe_envs.navigation.layouts",
     "Hall": "safe_envs.hallway.hall",
     "PushController": "safe_envs.manipulation.push_controller",

@@ -127,12 +127,19 @@ def _panda_push() -> Protocol:
     }  # fmt: skip
     methods = {
         name + suffix: replace(method, label=f"{method.label}, {which} baseline", controller=controller)
-        for suffix, which, controller in (("", "scripted", "scripted"), ("-her", "learned", HER))
+        for suffix, which, controller in (
+            ("", "scripted", "scripted"),
+            ("-drag", "dragging", "scripted-drag"),
+            ("-her", "learned", HER),
+        )
         for name, method in corrected.items()
     }
     # Without the clone and with a faster lambda the agent stood still after 12,500 steps (tuning seed 100).
     methods["dual-agent"] = replace(
         methods["dual-agent"], imitation=_CLONING, kwargs={**correction, "multiplier_learning_rate": 1e-4}
+    )
+    methods["dual-agent-drag"] = replace(
+        methods["dual-agent-drag"], imitation=_CLONING, kwargs={**correction, "gamma_risk": 0.8}
     )
     methods["cpo"] = _on_policy("CPO", "CPO", PUSH_LIMIT)
     methods |= _gamma_study("dual-agent-her", methods["dual-agent-her"], horizon=50)

@@ -1,4 +1,4 @@
-"""A scripted controller of the push: works untrained, and knows nothing of the obstacle."""
+"""Scripted controllers of the push: they work untrained, and know nothing of the obstacle."""
 
 from __future__ import annotations
 
@@ -84,12 +84,11 @@ class PushController:
         is_pushing = (1.0 - is_high) * is_in_line
         # On its way it keeps its place until it is above the cube, lest it sweep the cube along.
         is_free = np.maximum(_ramp(height, CLEARANCE), 1.0 - is_away)
-        travel = is_free * self._travel(behind - gripper[..., :2])
+        travel = is_free * _travel(self.travel_gain * (behind - gripper[..., :2]))
         move = is_pushing * self._push(distance, forward, aside) + (1.0 - is_pushing) * travel
         wanted = self.push_height + (self.travel_height - self.push_height) * is_away
         move = np.concatenate([move, self.height_gain * (wanted - height)], axis=-1)
-        move *= _ramp(distance, (0.75 * self.tolerance, self.tolerance))
-        return np.clip(move / ACTION_SCALE, -1.0, 1.0).astype(np.float32)
+        return _action(move, distance, self.tolerance)
 
     def _miss(self, ahead: FloatArray, aside: FloatArray, closest: FloatArray) -> FloatArray:
         """Distance to its place behind the cube; what it is too far ahead counts twice, for there is the cube."""
@@ -105,9 +104,62 @@ class PushController:
         smallest, slope, largest = self.push_step
         return np.minimum(smallest + slope * distance, largest) * forward - self.line_gain * aside
 
-    def _travel(self, way: FloatArray) -> FloatArray:
-        length, direction = _split(self.travel_gain * way)
-        return np.minimum(length, ACTION_SCALE) * direction
+
+@dataclass(frozen=True)
+class DragController:
+    """Presses the gripper on the cube and drags it straight to the target.
+
+    Like ``PushController`` it never looks at the obstacle, has no memory, and takes one observation or a batch of
+    either form. Small corrections lead it around an obstacle: a cube under the gripper follows it to any side, a
+    pushed one only forward.
+
+    Attributes:
+        lead: how far behind the cube's centre the gripper comes down, in m, for it slips forward.
+        travel_height: above the cube on the way there, in m.
+        low: heights above the cube between which it turns from travelling to dragging, in m.
+        funnel: distances to its place on the cube between which the gripper comes down, in m.
+        grip: distances between which it lets go of a cube that it drags, in m.
+        drag_step: displacement that is asked for while dragging, in m.
+        press: displacement downwards that is asked for in its place on the cube, in m.
+        tolerance: distance of cube and target at which it begins to stop, in m; at three quarters it has.
+        travel_gain: share of the way to the cube that is asked for in a step.
+        height_gain: the same for the height.
+
+    Example:
+        >>> observation = np.zeros(21)
+        >>> observation[:3], observation[18:] = (0.0, 0.0, 0.03), (0.2, 0.0, 0.02)  # on a cube at the origin
+        >>> DragController()(observation).round(2)
+        array([ 0.8,  0. , -0.6], dtype=float32)
+    """
+
+    lead: float = 0.015
+    travel_height: float = 0.08
+    low: tuple[float, float] = (0.032, 0.042)
+    funnel: tuple[float, float] = (0.015, 0.04)
+    grip: tuple[float, float] = (0.025, 0.05)
+    drag_step: float = 0.04
+    press: float = 0.03
+    tolerance: float = 0.02
+    travel_gain: float = 0.85
+    height_gain: float = 0.6
+
+    def __call__(self, observation: ArrayLike | Mapping[str, Any]) -> NDArray[np.float32]:
+        """Actions ``[..., 3]`` for observations ``[..., 21]``, or for the dict of the goal form."""
+        gripper, cube, goal = _positions(observation)
+        height = (gripper - cube)[..., 2:]
+        distance, forward = _split((goal - cube)[..., :2])
+        way = (cube - gripper)[..., :2] - self.lead * forward
+
+        is_high = _ramp(height, self.low)
+        miss = _length(way)
+        is_away = is_high * _ramp(miss, self.funnel) + (1.0 - is_high) * _ramp(miss, self.grip)
+        is_dragging = (1.0 - is_high) * (1.0 - is_away)
+        # On its way it keeps its place until it is above the cube, lest it sweep the cube along.
+        is_free = np.maximum(_ramp(height, (self.low[0], self.travel_height - 0.02)), 1.0 - is_away)
+        move = is_dragging * self.drag_step * forward + (1.0 - is_dragging) * is_free * _travel(self.travel_gain * way)
+        rise = self.height_gain * (self.travel_height - height)
+        move = np.concatenate([move, is_away * rise - (1.0 - is_away) * self.press], axis=-1)
+        return _action(move, distance, self.tolerance)
 
 
 def _positions(observation: ArrayLike | Mapping[str, Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -119,6 +171,18 @@ def _positions(observation: ArrayLike | Mapping[str, Any]) -> tuple[FloatArray, 
         goal = features[..., 18:21]
     features = np.asarray(features, dtype=np.float64)
     return features[..., 0:3], features[..., 6:9], np.asarray(goal, dtype=np.float64)
+
+
+def _travel(way: FloatArray) -> FloatArray:
+    """That way, as far as one step goes."""
+    length, direction = _split(way)
+    return np.minimum(length, ACTION_SCALE) * direction
+
+
+def _action(move: FloatArray, distance: FloatArray, tolerance: float) -> NDArray[np.float32]:
+    """The action that asks for a displacement; none where the cube is at its target."""
+    move = move * _ramp(distance, (0.75 * tolerance, tolerance))
+    return np.clip(move / ACTION_SCALE, -1.0, 1.0).astype(np.float32)
 
 
 def _length(vectors: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""The push: panda-gym's trajectory, contacts, goals for HER, layouts, and the scripted controller."""
+"""The push: panda-gym's trajectory, contacts, goals for HER, layouts, and the scripted controllers."""
 
 from pathlib import Path
 
@@ -33,15 +33,13 @@ def play(env, policy, seed):
     return reward, infos
 
 
-@pytest.fixture
-def controller():
-    from safe_envs import PushController
-
-    return PushController()
+@pytest.fixture(params=["PushController", "DragController"])
+def controller(request):
+    return getattr(safe_envs, request.param)()
 
 
 @pytest.mark.parametrize("render_mode", [None, "rgb_array"])
-def test_trajectory_is_that_of_panda_gym_in_every_episode(render_mode, controller):
+def test_trajectory_is_that_of_panda_gym_in_every_episode(render_mode):
     recorded = np.load(DATA)
     env = make(GOAL, render_mode=render_mode, **AS_PANDA_GYM)
     for _ in range(2):
@@ -52,7 +50,7 @@ def test_trajectory_is_that_of_panda_gym_in_every_episode(render_mode, controlle
             observation, reward, *_ = env.step(action)
             assert np.array_equal(observation["observation"], recorded["observations"][i])
             assert reward == recorded["rewards"][i]
-        play(env, controller, seed=5)  # panda-gym's own next episode would begin with this one's contacts
+        play(env, safe_envs.PushController(), 5)  # panda-gym's own next episode would begin with this one's contacts
 
 
 @pytest.mark.parametrize("observe", ["obstacle", "angular_velocity"])
@@ -245,6 +243,30 @@ def test_controller_takes_batches_and_dicts(controller):
     assert np.array_equal(controller(flat), singles) and singles.dtype == np.float32
     assert np.array_equal(controller(goal_env.reset(seed=2)[0]), singles[2])
     assert np.abs(singles).max() <= 1.0
+
+
+def test_dragged_cube_follows_the_gripper_sideways_and_a_pushed_one_does_not():
+    """Why the one can be led around an obstacle by small corrections, and the other cannot."""
+    assert sideways(safe_envs.DragController()) > 3 * sideways(safe_envs.PushController())
+
+
+def sideways(controller):
+    """How far a correction of 0.5, at right angles to the way, leads the cube aside, in m; on average."""
+    env, ways = make(obstacle=False), []
+    for seed in range(4):
+        observation, _ = env.reset(seed=seed)
+        start = observation[6:8]
+        along = observation[18:20] - start
+        aside = np.array([-along[1], along[0]]) / np.linalg.norm(along)
+        moved = []
+        for _ in range(50):
+            is_moving = np.linalg.norm(observation[6:8] - start) > 0.01
+            correction = np.append(0.5 * aside, 0.0) if is_moving and len(moved) < 5 else np.zeros(3)
+            if is_moving:
+                moved.append((observation[6:8] - start) @ aside)
+            observation = env.step(np.clip(controller(observation) + correction, -1, 1))[0]
+        ways.append(moved[5] - moved[0])
+    return np.mean(ways)
 
 
 def test_picture_shows_cube_target_and_obstacle():
