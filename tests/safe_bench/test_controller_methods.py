@@ -137,8 +137,11 @@ def test_a_controller_behind_a_safety_layer_is_evaluated_without_learning(tmp_pa
     assert run(tmp_path, "safety-layer").evaluation == found.evaluation
 
 
-@pytest.mark.parametrize("method", ["bc-cpo", "bc-safety-layer"])
-def test_other_algorithms_imitate_the_controller_before_they_learn(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize(
+    ("method", "controller"),
+    [("bc-cpo", "PushController"), ("bc-safety-layer", "PushController"), ("dual-agent-drag", "DragController")],
+)
+def test_agents_imitate_the_controller_before_they_learn(tmp_path, monkeypatch, method, controller):
     imitated, imitate = [], agents.sb3_ext.imitate
 
     def recorded(model, controller, **settings):
@@ -150,7 +153,7 @@ def test_other_algorithms_imitate_the_controller_before_they_learn(tmp_path, mon
     monkeypatch.setattr(agents.sb3_ext, "imitate", recorded)
     found = run(tmp_path, method)
     assert found.summary["timesteps"] == 150
-    assert imitated == [(0, "controller PushController", 0)]
+    assert imitated == [(0, f"controller {controller}", 0)]
     assert found.summary["prior_steps"] == (400 if method == "bc-safety-layer" else 200)
 
 
