@@ -120,7 +120,8 @@ class DragController:
         funnel: distances to its place on the cube between which the gripper comes down, in m.
         grip: distances between which it lets go of a cube that it drags, in m.
         drag_step: displacement that is asked for while dragging, in m.
-        press: displacement downwards that is asked for in its place on the cube, in m.
+        press: displacement downwards that is asked for in its place on the cube, in m; never less, lest a correction
+            of the same size keep the gripper above the cube.
         tolerance: distance of cube and target at which it begins to stop, in m; at three quarters it has.
         travel_gain: share of the way to the cube that is asked for in a step.
         height_gain: the same for the height.
