@@ -1,7 +1,7 @@
 """Speed of the PyBullet environments on one core, and the success of the push's scripted controllers.
 
     python benchmarks/bullet.py                 # speed, about 1 minute
-    python benchmarks/bullet.py --controller    # the controllers over 200 episodes, some 15 minutes
+    python benchmarks/bullet.py --controller    # the controllers over 200 episodes, 5 to 10 minutes
 
 Steps per second of processor time: PyBullet and these environments run on one core, and a busy machine counts less
 that way. The push is timed in turns with panda-gym's PandaPush-v3; quote the ratio. "physics" is PyBullet's own steps

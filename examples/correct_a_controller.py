@@ -2,7 +2,7 @@
 
 The scripted controller drags the cube straight to its target and never looks at the obstacle. The safe agent imitates
 it as far as the obstacle allows, and leads the cube around it. What it and other baselines reach is in docs/results.md.
-Needs the extra `bullet`; takes some 25 minutes.
+Needs the extra `bullet`; takes half an hour.
 
     python examples/correct_a_controller.py
 """

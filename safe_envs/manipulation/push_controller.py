@@ -116,6 +116,7 @@ class DragController:
     Attributes:
         lead: how far behind the cube's centre the gripper comes down, in m, for it slips forward.
         travel_height: above the cube on the way there, in m.
+        clearance: heights above the cube between which the gripper becomes free of it, in m.
         low: heights above the cube between which it turns from travelling to dragging, in m.
         funnel: distances to its place on the cube between which the gripper comes down, in m.
         grip: distances between which it lets go of a cube that it drags, in m.
@@ -135,6 +136,7 @@ class DragController:
 
     lead: float = 0.015
     travel_height: float = 0.08
+    clearance: tuple[float, float] = (0.032, 0.06)
     low: tuple[float, float] = (0.032, 0.042)
     funnel: tuple[float, float] = (0.015, 0.04)
     grip: tuple[float, float] = (0.025, 0.05)
@@ -156,7 +158,7 @@ class DragController:
         is_away = is_high * _ramp(miss, self.funnel) + (1.0 - is_high) * _ramp(miss, self.grip)
         is_dragging = (1.0 - is_high) * (1.0 - is_away)
         # On its way it keeps its place until it is above the cube, lest it sweep the cube along.
-        is_free = np.maximum(_ramp(height, (self.low[0], self.travel_height - 0.02)), 1.0 - is_away)
+        is_free = np.maximum(_ramp(height, self.clearance), 1.0 - is_away)
         move = is_dragging * self.drag_step * forward + (1.0 - is_dragging) * is_free * _travel(self.travel_gain * way)
         rise = self.height_gain * (self.travel_height - height)
         move = np.concatenate([move, is_away * rise - (1.0 - is_away) * self.press], axis=-1)
